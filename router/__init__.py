@@ -1,0 +1,80 @@
+"""The public names: what plugins and embedders import, and nothing else.
+
+Cheap to import: no socket, no event loop, no aiohttp behind any of these names. The testing kit stands apart, in
+router.testing.
+"""
+
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
+from router.api import (
+    Affinity,
+    CertificateSource,
+    Control,
+    Detector,
+    EndpointSource,
+    Factory,
+    Filter,
+    Observer,
+    Options,
+    Probe,
+    Register,
+    Selector,
+    Service,
+    Tools,
+)
+from router.config import Duration, Share, Size
+from router.errors import RouterError
+from router.hooks import hookimpl
+from router.model import (
+    Address,
+    Attempt,
+    Candidates,
+    Certificate,
+    Eject,
+    Endpoint,
+    EndpointSpec,
+    Exchange,
+    Members,
+    Outcome,
+    Response,
+)
+
+__all__ = [
+    "Address",
+    "Affinity",
+    "Attempt",
+    "Candidates",
+    "Certificate",
+    "CertificateSource",
+    "Control",
+    "Detector",
+    "Duration",
+    "Eject",
+    "Endpoint",
+    "EndpointSource",
+    "EndpointSpec",
+    "Exchange",
+    "Factory",
+    "Filter",
+    "Members",
+    "Observer",
+    "Options",
+    "Outcome",
+    "Probe",
+    "Register",
+    "Response",
+    "RouterError",
+    "Selector",
+    "Service",
+    "Share",
+    "Size",
+    "Tools",
+    "__version__",
+    "hookimpl",
+]
+
+try:
+    __version__ = _version("edge-router")
+except _PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0"

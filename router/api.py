@@ -1,0 +1,173 @@
+"""What a plugin is: one small Protocol per concern. Signatures here are the contract; plugins/README.md explains them.
+
+Everything a plugin needs comes in through its arguments: options, a clock, a seeded generator, the exchange. The
+optional methods of a Protocol are listed in its docstring; the core asks once, at the build, whether they exist.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from router.model import (
+    Attempt,
+    Candidates,
+    Certificate,
+    Eject,
+    Endpoint,
+    EndpointSpec,
+    Exchange,
+    Members,
+    Outcome,
+    Response,
+)
+
+__all__ = [
+    "Affinity",
+    "CertificateSource",
+    "Control",
+    "Detector",
+    "EndpointSource",
+    "Factory",
+    "Filter",
+    "Observer",
+    "Options",
+    "Probe",
+    "Register",
+    "Selector",
+    "Service",
+    "Tools",
+]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of a plugin's options: immutable, unknown keys refused, defaults and types shown by `router plugins`."""
+
+
+class Tools:
+    """Time and chance, handed in so that the same seed gives the same run.
+
+    Attributes:
+        clock: monotonic seconds; the same clock that `now` arguments come from.
+        rng: a generator of this plugin's own.
+    """
+
+    __slots__ = ("clock", "rng")
+
+    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+        self.clock = clock
+        self.rng = rng
+
+
+#: Makes one plugin object of its options and tools.
+Factory = Callable[[Any, Tools], Any]
+
+
+class Register(Protocol):
+    """What a hook is given: call it once per name that the plugin offers."""
+
+    def __call__(self, name: str, factory: Factory, options: type[Options] = Options) -> None: ...
+
+
+class Control(Protocol):
+    """What the router gives to `start(control)` of a plugin and to services."""
+
+    def status(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Chooses one of the candidates.
+
+    Optional: `update(endpoints)` when membership or weights changed (state is carried by endpoint);
+    `key(exchange) -> int | None`, asked once per exchange; `scores(candidates, exchange, limit)`, for explaining
+    only, which never mutates.
+    """
+
+    def choose(self, candidates: Candidates, exchange: Exchange) -> Endpoint: ...
+
+
+@runtime_checkable
+class Affinity(Protocol):
+    """Keeps a session on its server. `find` sees every member, ready or not; the core alone checks usability.
+
+    Optional attribute: `strip_cookies`, names of cookies that never reach an endpoint.
+    """
+
+    def find(self, members: Members, exchange: Exchange) -> Endpoint | None: ...
+
+    def remember(self, endpoint: Endpoint, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None: ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Asks an endpoint whether it is well: returns, or raises with the reason. Probes of one endpoint never overlap."""
+
+    async def check(self, endpoint: Endpoint) -> None: ...
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Watches real traffic. Optional: `tick(endpoints, now)` and `forget(endpoint)`."""
+
+    def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> Eject | None: ...
+
+
+@runtime_checkable
+class CertificateSource(Protocol):
+    """Yields the complete set of certificates, again whenever it changes.
+
+    `challenges` maps an ACME token path to its body; it is asked before the routes while it is not empty.
+    """
+
+    def watch(self, challenges: dict[str, bytes]) -> AsyncIterator[Sequence[Certificate]]: ...
+
+
+@runtime_checkable
+class EndpointSource(Protocol):
+    """Yields the complete set of endpoints, again whenever it changes."""
+
+    def watch(self) -> AsyncIterator[Sequence[EndpointSpec]]: ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Is told what happens; cannot change it. All methods are synchronous and must be quick.
+
+    `request_started` returns a token, or None to hear no more of this exchange. `attempt_started` may append request
+    headers. Optional attribute: `explain(token)`.
+    """
+
+    def request_started(self, exchange: Exchange) -> Any: ...
+
+    def attempt_started(
+        self, token: Any, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
+    ) -> None: ...
+
+    def attempt_ended(self, token: Any, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None: ...
+
+    def request_ended(self, token: Any, exchange: Exchange, error: Exception | None) -> None: ...
+
+    def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None: ...
+
+    def table_swapped(self, version: int) -> None: ...
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Sees requests of the routes that name it; `on_request` is `def` or `async def`, a Response ends the exchange."""
+
+    def on_request(self, exchange: Exchange) -> Response | Awaitable[Response | None] | None: ...
+
+    def on_response(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None: ...
+
+
+@runtime_checkable
+class Service(Protocol):
+    """Something that lives as long as the process: an admin page, an exporter."""
+
+    def serve(self, control: Control) -> AbstractAsyncContextManager[None]: ...

@@ -1,0 +1,199 @@
+"""The composition root: opens sockets, holds the table, starts and ends everything. No decision about a request.
+
+Life of a process: prepared configuration -> sockets bound -> plugins started -> accepting -> a signal -> not ready ->
+no new connections -> requests under way finish -> plugins closed -> end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import uvloop
+
+from router.configforms import parse_bind
+from router.model import Endpoint
+from router.net.runtime import Runtime
+from router.net.server import Listener
+from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
+from router.observe import Observers
+from router.policy.table import Table
+from router.prepare import Prepared, prepare
+
+__all__ = ["Prepared", "Router", "StartError", "prepare"]
+
+log = logging.getLogger("router")
+
+#: Seconds that plugins get to close.
+_CLOSING = 5.0
+
+
+class Router:
+    """One process that serves one configuration."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._runtime: Runtime | None = None
+        self._listeners: list[Listener] = []
+        self._stop: asyncio.Event | None = None
+        self.table: Table = prepared.table(1, time.monotonic())
+
+    def serve(self, announce: Callable[[str], None]) -> int:
+        """Serves until SIGTERM or SIGINT; blocks.
+
+        Args:
+            announce: called with one readable line per listener, pool and plugin once the router accepts.
+
+        Returns:
+            The exit code: 0, or 1 if requests had to be cut off at the end.
+
+        Raises:
+            StartError: a socket could not be opened.
+        """
+        sockets = open_sockets([parse_bind(listener.bind) for listener in self._prepared.config.listeners])
+        try:
+            return uvloop.run(self._run(sockets, announce))
+        finally:
+            for sock in sockets:
+                close_socket(sock)
+
+    async def _run(self, sockets: list[socket.socket], announce: Callable[[str], None]) -> int:
+        loop = asyncio.get_running_loop()
+        prepared, config = self._prepared, self._prepared.config
+        self._stop = asyncio.Event()
+        observers = Observers([made for _, made in prepared.observers], [name for name, _ in prepared.observers])
+        runtime = self._runtime = Runtime(
+            loop,
+            self.table,
+            clock=time.monotonic,
+            rng=prepared.rng,
+            observers=observers,
+            max_head=config.server.max_header_bytes,
+            max_fields=config.server.max_headers,
+        )
+        self._connect_table(runtime)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(runtime.close)
+            await self._start_plugins(stack)
+            for sock, listener_config in zip(sockets, config.listeners, strict=True):
+                listener = Listener(runtime, sock, listener_config.timeouts)
+                await listener.start()
+                self._listeners.append(listener)
+            observers.table_swapped(self.table.version)
+            for line in self.describe():
+                announce(line)
+            await self._stop.wait()
+            return await self._end(runtime)
+
+    def stop(self) -> None:
+        """Begins the end: called by signals. A second call cuts what is still under way."""
+        assert self._stop is not None
+        if self._stop.is_set():
+            for listener in self._listeners:
+                listener.cut()
+        self._stop.set()
+
+    async def _end(self, runtime: Runtime) -> int:
+        server = self._prepared.config.server
+        runtime.draining = True
+        if server.drain_delay:
+            await asyncio.sleep(server.drain_delay)
+        for listener in self._listeners:
+            listener.stop_accepting()
+        cut = await asyncio.gather(*(listener.drained(server.shutdown_timeout) for listener in self._listeners))
+        for pool in self.table.pools.values():
+            for endpoint in pool.members.values():
+                runtime.endpoint_is_gone(endpoint)
+        if sum(cut):
+            log.warning("%d requests were cut off after %g s", sum(cut), server.shutdown_timeout)
+        return 1 if sum(cut) else 0
+
+    def _connect_table(self, runtime: Runtime) -> None:
+        """Joins what policy announces to what net and observers do about it."""
+
+        def changed(endpoint: Endpoint, cause: str) -> None:
+            log.info("pool %s, endpoint %s: %s", endpoint.pool, endpoint.identity, cause)
+            runtime.observers.endpoint_changed(endpoint, cause)
+
+        told: set[int] = set()
+
+        def muted(plugin: Any, error: Exception) -> None:
+            # Once per plugin object: a selector that fails on every request must not fill the log.
+            if id(plugin) not in told:
+                told.add(id(plugin))
+                log.error("plugin %s failed and is worked around: %r", type(plugin).__name__, error)
+
+        for pool in self.table.pools.values():
+            pool.changed = changed
+            pool.gone = runtime.endpoint_is_gone
+            pool.muted = muted
+
+    async def _start_plugins(self, stack: contextlib.AsyncExitStack) -> None:
+        for made in self._prepared.plugins():
+            if hasattr(made, "close"):
+                stack.push_async_callback(_closed, made)
+            if hasattr(made, "start"):
+                try:
+                    await made.start(self)
+                except Exception as error:
+                    raise StartError(f"plugin {type(made).__name__} did not start: {error!r}") from error
+        for name, service in self._prepared.services:
+            try:
+                await stack.enter_async_context(service.serve(self))
+            except Exception as error:
+                raise StartError(f"service {name} did not start: {error!r}") from error
+
+    # For plugins (api.Control) and people
+
+    def status(self) -> Mapping[str, Any]:
+        """The state of now, as plain data."""
+        return {
+            "version": self.table.version,
+            "draining": self._runtime is not None and self._runtime.draining,
+            "connections": {listener.name: len(listener.connections) for listener in self._listeners},
+            "pools": {
+                name: {
+                    "in_flight": pool.in_flight,
+                    "waiting": pool.queue.waiting,
+                    "endpoints": {
+                        identity: {"load": e.load, "weight": e.weight, "state": e.health.describe(time.monotonic())}
+                        for identity, e in pool.members.items()
+                    },
+                }
+                for name, pool in self.table.pools.items()
+            },
+        }
+
+    def describe(self) -> list[str]:
+        """One line per listener, pool and plugin."""
+        config = self._prepared.config
+        lines = [f"listener {listener.name} (http)" for listener in self._listeners]
+        for pool in config.pools:
+            use = pool.selection if isinstance(pool.selection, str) else pool.selection.get("use")
+            count = len(pool.endpoints)
+            lines.append(f"pool {pool.name}: {count} endpoint{'s' * (count != 1)}, {use}")
+        for broken in self._prepared.registry.broken:
+            lines.append(f"plugin {broken.plugin} of {broken.distribution} is broken: {broken.reason}")
+        used: dict[tuple[str, str, str], list[str]] = {}
+        for entry in self._prepared.registry.entries:
+            used.setdefault((entry.distribution, entry.version, entry.plugin), []).append(entry.name)
+        for (distribution, version, plugin), names in used.items():
+            lines.append(f"plugin {plugin} ({distribution} {version}): {', '.join(names)}")
+        lines.append(raise_open_files())
+        return lines
+
+
+async def _closed(made: Any) -> None:
+    try:
+        async with asyncio.timeout(_CLOSING):
+            await made.close()
+    except Exception as error:
+        log.error("plugin %s did not close well: %r", type(made).__name__, error)

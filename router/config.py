@@ -1,0 +1,194 @@
+"""The shape of a configuration: frozen structs, one per table, with every default.
+
+Only shapes live here. Reading files stands in configfile.py, checks across tables in configcheck.py. Keys that have no
+effect yet do not exist here, so they are refused rather than ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from router.model import EndpointSpec
+
+__all__ = [
+    "Config",
+    "Duration",
+    "EjectionConfig",
+    "LimitsConfig",
+    "ListenerConfig",
+    "ListenerTimeouts",
+    "PluginRef",
+    "PluginsConfig",
+    "PoolConfig",
+    "PoolTimeouts",
+    "RetryConfig",
+    "RouteConfig",
+    "ServerConfig",
+    "Share",
+    "Size",
+    "parse_duration",
+    "parse_share",
+    "parse_size",
+]
+
+#: A name, "package.module:Name", or a table { use = name, ...options }.
+PluginRef = str | dict[str, Any]
+
+
+class Duration(float):
+    """Seconds; written as "250ms", "2s", "5m", "1h", or "none" for no limit."""
+
+
+class Size(int):
+    """Bytes; written as "512B", "64KiB", "1MiB", "1GiB", or a bare whole number."""
+
+
+class Share(float):
+    """A part of a whole, 0 to 1; written as "10%"."""
+
+
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def parse_duration(value: object) -> Duration:
+    """Reads "250ms", "2s", "5m", "1h" or "none" into seconds.
+
+    Raises:
+        ValueError: with one sentence that shows the right form.
+    """
+    if value == "none":
+        return Duration("inf")
+    if isinstance(value, str):
+        for unit in ("ms", "s", "m", "h"):
+            number = value.removesuffix(unit)
+            if number != value and _is_number(number):
+                return Duration(float(number) * _DURATIONS[unit])
+    raise ValueError('a duration is written like "250ms", "2s", "5m" or "1h"')
+
+
+def parse_size(value: object) -> Size:
+    """Reads "64KiB" or a whole number into bytes. Raises ValueError like parse_duration."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62:
+        return Size(value)
+    if isinstance(value, str):
+        for unit in ("KiB", "MiB", "GiB", "B"):
+            number = value.removesuffix(unit)
+            if number != value and number.isascii() and number.isdigit() and len(number) < 10:
+                return Size(int(number) * _SIZES[unit])
+    raise ValueError('a size is written like "512B", "64KiB" or "10MiB"')
+
+
+def parse_share(value: object) -> Share:
+    """Reads "10%" into 0.1. Raises ValueError like parse_duration."""
+    if isinstance(value, str) and value.endswith("%") and _is_number(value[:-1]):
+        share = float(value[:-1]) / 100
+        if share <= 1:
+            return Share(share)
+    raise ValueError('a share is written like "10%", from "0%" to "100%"')
+
+
+def _is_number(text: str) -> bool:
+    whole, _, part = text.partition(".")
+    return text.isascii() and whole.isdigit() and (part.isdigit() or "." not in text) and len(text) < 16
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class ServerConfig(_Table, frozen=True):
+    shutdown_timeout: Duration = Duration(30)
+    drain_delay: Duration = Duration(0)
+    zone: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    health_path: str = ""
+    max_header_bytes: Size = Size(32 << 10)
+    max_headers: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 128
+
+
+class ListenerTimeouts(_Table, frozen=True):
+    header: Duration = Duration(10)
+    idle: Duration = Duration(75)
+    stream: Duration = Duration(60)
+
+
+class ListenerConfig(_Table, frozen=True):
+    bind: str
+    timeouts: ListenerTimeouts = ListenerTimeouts()
+
+
+class RouteConfig(_Table, frozen=True):
+    pool: str
+    name: str = ""
+    host: str | tuple[str, ...] = ()
+    path: str | tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    timeout: Duration = Duration("inf")
+    filters: tuple[PluginRef, ...] = ()
+
+
+class PoolTimeouts(_Table, frozen=True):
+    connect: Duration = Duration(2)
+    head: Duration = Duration(30)
+    stream: Duration = Duration(60)
+
+
+class RetryConfig(_Table, frozen=True):
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=20)] = 2
+    on: tuple[str, ...] = ("connect", "reset", "timeout")
+    attempt_timeout: Duration = Duration("inf")
+    buffer: Size = Size(64 << 10)
+    budget: Share = Share(0.2)
+    reserve: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 10
+    hedge_after: Duration = Duration("inf")
+
+
+class LimitsConfig(_Table, frozen=True):
+    #: 0 stands for "no limit".
+    in_flight: Annotated[int, msgspec.Meta(ge=0)] = 0
+    in_flight_per_endpoint: Annotated[int, msgspec.Meta(ge=0)] = 0
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 0
+    queue_timeout: Duration = Duration(1)
+
+
+class EjectionConfig(_Table, frozen=True):
+    base: Duration = Duration(30)
+    max: Duration = Duration(300)
+    max_share: Share = Share(0.1)
+
+
+class PoolConfig(_Table, frozen=True):
+    name: str
+    endpoints: tuple[str | EndpointSpec, ...]
+    selection: PluginRef = "least_request"
+    affinity: PluginRef = ""
+    detectors: tuple[PluginRef, ...] = ()
+    ejection: EjectionConfig = EjectionConfig()
+    when_few_ready: Literal["try_all", "refuse"] = "try_all"
+    few_ready: Share = Share(0)
+    prefer_zone: bool = False
+    timeouts: PoolTimeouts = PoolTimeouts()
+    limits: LimitsConfig = LimitsConfig()
+    retry: RetryConfig = RetryConfig()
+
+
+class PluginsConfig(_Table, frozen=True):
+    disable: tuple[str, ...] = ()
+    strict: bool = False
+
+
+class Config(_Table, frozen=True):
+    """One complete configuration. Equal values mean: nothing to reload."""
+
+    listeners: tuple[ListenerConfig, ...]
+    routes: tuple[RouteConfig, ...]
+    pools: tuple[PoolConfig, ...]
+    server: ServerConfig = ServerConfig()
+    observers: tuple[PluginRef, ...] = ()
+    services: tuple[PluginRef, ...] = ()
+    plugins: PluginsConfig = PluginsConfig()

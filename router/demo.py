@@ -1,0 +1,259 @@
+"""`router demo`: three example servers, the router in front of them, and a line for each request.
+
+The servers are processes of their own, so that one can be killed to see what happens; this file is their
+program too, and therefore imports the standard library alone. A server ends when its standard input does: none
+outlives the demo, however that ends. The lines come from an observer, which any configuration could name as well.
+"""
+
+from __future__ import annotations
+
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from router.config import Config
+
+__all__ = ["ExampleServer", "ShowRequests", "run_demo"]
+
+_NAMES = ("one", "two", "three")
+_COLOURS = {"one": "36", "two": "33", "three": "35"}
+#: Seconds that /slow takes: long enough to send more requests meanwhile.
+_SLOW = 2.0
+#: Seconds that a server gets to end by itself.
+_PATIENCE = 3.0
+
+
+def run_demo(listen: str) -> int:
+    """Runs the servers and the router until Ctrl-C or SIGTERM; returns the exit code.
+
+    Args:
+        listen: address of the router, as in a listener's `bind`.
+    """
+    servers: list[ExampleServer] = []
+    try:
+        for name in _NAMES:
+            servers.append(ExampleServer(name))
+        return _route(listen, servers)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _route(listen: str, servers: Sequence[ExampleServer]) -> int:
+    from router.app import Router, StartError
+    from router.prepare import prepare
+
+    prepared = prepare(_config(listen, servers), None, Path.cwd())
+    introduction = iter([_introduction(listen, servers)])
+
+    def announce(_line: str) -> None:
+        # The first line comes when the router is up; the demo has its own words for the rest.
+        for text in introduction:
+            print(text, flush=True)
+
+    try:
+        Router(prepared).serve(announce)
+    except StartError as error:
+        print(f"router: {error}", file=sys.stderr)
+        print("Choose another address: router demo --listen 127.0.0.1:8081", file=sys.stderr)
+        print("                    or: make demo LISTEN=127.0.0.1:8081", file=sys.stderr)
+        return 1
+    print("\nStopped: the router and its three servers.", flush=True)
+    return 0
+
+
+def _config(listen: str, servers: Sequence[ExampleServer]) -> Config:
+    from router.config import Config, Duration, ListenerConfig, PoolConfig, RouteConfig, ServerConfig
+    from router.model import EndpointSpec
+
+    return Config(
+        server=ServerConfig(shutdown_timeout=Duration(_SLOW + 1)),
+        listeners=(ListenerConfig(listen),),
+        routes=(RouteConfig("web"),),
+        pools=(PoolConfig("web", tuple(EndpointSpec(server.url, id=server.name) for server in servers)),),
+        observers=("router.demo:ShowRequests",),
+    )
+
+
+def _introduction(listen: str, servers: Sequence[ExampleServer]) -> str:
+    url = f"http://{listen}"
+    lines = ["", "Three example servers, and the router in front of them:", ""]
+    lines += [f"  {_paint(server.name, 6)}  {server.url}  (process {server.pid})" for server in servers]
+    lines += [
+        f"  router {url}",
+        "",
+        "Try in another terminal:",
+        "",
+        f"  curl {url}/hello",
+        f"  for i in 1 2 3 4 5 6; do curl -s {url}/ | head -n 1; done",
+        f"  curl {url}/slow & curl {url}/slow & curl {url}/fast; wait",
+        f"  kill {servers[1].pid}    # ends server two; the others go on",
+        "",
+        "Each request shows here. Ctrl-C stops everything.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _paint(name: str, width: int = 0) -> str:
+    from router.cli_output import is_coloured
+
+    text = f"{name:<{width}}"
+    return f"\x1b[{_COLOURS.get(name, 0)}m{text}\x1b[0m" if is_coloured(sys.stdout) else text
+
+
+class ShowRequests:
+    """An observer that prints a line per request: method, path, status, milliseconds, servers tried."""
+
+    def __init__(self, options: Any, tools: Any) -> None:
+        self._clock = tools.clock
+
+    def request_started(self, exchange: Any) -> bool:
+        return True
+
+    def attempt_started(self, token: bool, exchange: Any, attempt: Any, headers: Any) -> None:
+        pass
+
+    def attempt_ended(self, token: bool, exchange: Any, attempt: Any, outcome: Any) -> None:
+        pass
+
+    def request_ended(self, token: bool, exchange: Any, error: Exception | None) -> None:
+        took = (self._clock() - exchange.started) * 1000
+        status = exchange.status or getattr(error, "status", 0) or "-"
+        servers = ", then ".join(_paint(endpoint.identity) for endpoint in exchange.tried) or "no server"
+        print(f"{exchange.method:<6} {exchange.target:<24} {status}  {took:8.1f} ms  {servers}", flush=True)
+
+    def endpoint_changed(self, endpoint: Any, cause: str) -> None:
+        print(f"server {endpoint.identity}: {cause}", flush=True)
+
+    def table_swapped(self, version: int) -> None:
+        pass
+
+
+class ExampleServer:
+    """One server in a process of its own, listening on a free port of this machine.
+
+    Raises:
+        RuntimeError: if it does not come up.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # A session of its own: Ctrl-C reaches the router alone, which lets requests under way finish first.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", __file__, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._stopping = False
+        assert self._process.stdout is not None
+        port = self._process.stdout.readline().strip()
+        if not port:
+            self.stop()
+            raise RuntimeError(f"the example server {name} did not start")
+        self.url = f"http://127.0.0.1:{int(port)}"
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _watch(self) -> None:
+        assert self._process.stdout is not None
+        self._process.stdout.read()
+        if not self._stopping:
+            print(f"server {_paint(self.name)} has stopped; the router goes on", flush=True)
+
+    def stop(self) -> None:
+        """Ends the process; at once if it does not end by itself."""
+        self._stopping = True
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if hasattr(self, "_watcher"):
+            self._watcher.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+# From here on: the program of an example server.
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "example"
+    sys_version = ""
+    disable_nagle_algorithm = True
+    #: Both head and body leave in one write, at the flush.
+    wbufsize = -1
+    name = ""
+
+    def answer(self) -> None:
+        received = self._read_body()
+        if self.path.partition("?")[0] == "/slow":
+            time.sleep(_SLOW)
+        lines = [f"server {self.name} answers {self.command} {self.path}", "", "It received:"]
+        lines += [f"  {name}: {value}" for name, value in self.headers.items()]
+        lines += [f"  and a body of {received} bytes"] if received else []
+        body = "\n".join([*lines, ""]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
+
+    def _read_body(self) -> int:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return len(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        total = 0
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            total += len(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return total
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass  # the router's lines are what the demo shows
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def server_bind(self) -> None:
+        # The base class would look its own address up in the DNS.
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a connection that breaks is no news here
+
+
+def _serve_example(name: str) -> None:
+    _Handler.name = name
+    server = _Server(("127.0.0.1", 0), _Handler)
+    print(server.server_address[1], flush=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.buffer.read()
+
+
+if __name__ == "__main__":
+    _serve_example(sys.argv[1])

@@ -1,0 +1,115 @@
+"""Chunked bodies (RFC 9112 §7.1): finds their end, refuses what is ambiguous, drops extensions and trailers.
+
+No I/O. What comes out is either the same body in plain chunks again, or its payload alone for an HTTP/1.0 client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+__all__ = ["BadFraming", "Chunked"]
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+#: Bytes of a chunk's size line, and of all trailers together, that are read before giving up.
+_LONGEST_LINE = 4096
+_MOST_TRAILERS = 16 << 10
+
+
+class BadFraming(ValueError):
+    """Not a chunked body."""
+
+
+class Chunked:
+    """Reads one chunked body piece by piece."""
+
+    __slots__ = ("_left", "_payload_only", "_step", "_tail", "_trailers", "done", "extra")
+
+    def __init__(self, *, payload_only: bool = False) -> None:
+        self._payload_only = payload_only
+        self._tail = b""
+        self._left = 0
+        self._trailers = 0
+        self._step: Callable[[bytes, int, list[bytes]], int] = self._size
+        self.done = False
+        #: Bytes after the end of the body.
+        self.extra = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes the next bytes as they arrived; returns what to pass on.
+
+        Raises:
+            BadFraming: with one sentence.
+        """
+        if self._tail:
+            data, self._tail = self._tail + data, b""
+        out: list[bytes] = []
+        at = 0
+        while not self.done:
+            reached = self._step(data, at, out)
+            if reached < 0:
+                self._tail = data[at:]
+                break
+            at = reached
+        if self.done and at < len(data):
+            self.extra = data[at:]
+        return b"".join(out)
+
+    # Each step returns where the next one starts, or -1 if it needs more bytes than there are.
+
+    def _line(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at)
+        if end < 0:
+            if len(data) - at > _LONGEST_LINE:
+                raise BadFraming("a line of the chunked body is too long")
+            return -1
+        if end == at or data[end - 1] != 13:
+            raise BadFraming("a line of the chunked body ends without CR LF")
+        return end - 1
+
+    def _size(self, data: bytes, at: int, out: list[bytes]) -> int:
+        end = self._line(data, at)
+        if end < 0:
+            return -1
+        found = _SIZE.fullmatch(data, at, end)
+        if found is None:
+            raise BadFraming("a chunk's size is not a hexadecimal number")
+        self._left = int(found[1], 16)
+        self._step = self._data if self._left else self._trailer
+        return end + 2
+
+    def _data(self, data: bytes, at: int, out: list[bytes]) -> int:
+        piece = data[at : at + self._left]
+        if not piece:
+            return -1
+        self._left -= len(piece)
+        if self._payload_only:
+            out.append(piece)
+        else:
+            out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+        if not self._left:
+            self._step = self._data_end
+        return at + len(piece)
+
+    def _data_end(self, data: bytes, at: int, out: list[bytes]) -> int:
+        end = data[at : at + 2]
+        if len(end) < 2 and b"\r\n".startswith(end):
+            return -1
+        if end != b"\r\n":
+            raise BadFraming("a chunk is longer than its size")
+        self._step = self._size
+        return at + 2
+
+    def _trailer(self, data: bytes, at: int, out: list[bytes]) -> int:
+        end = self._line(data, at)
+        if end < 0:
+            return -1
+        if end > at:
+            self._trailers += end - at
+            if self._trailers > _MOST_TRAILERS:
+                raise BadFraming("the trailers of the chunked body are too large")
+            return end + 2
+        self.done = True
+        if not self._payload_only:
+            out.append(b"0\r\n\r\n")
+        return end + 2

@@ -1,0 +1,120 @@
+"""Message heads through aiohttp's C parser (llhttp), a whole head at a time.
+
+Nothing but complete heads is fed, and bodies are framed elsewhere, so a parser holds no state between two heads and one
+serves any number of connections. What leans on inner parts of aiohttp stands in this file alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp.http import HttpRequestParser, HttpResponseParser
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
+
+from router.errors import BadRequest, NotImplementedMethod, ProtocolError, VersionNotSupported
+
+__all__ = ["HEAD_END", "RequestHeads", "ResponseHeads"]
+
+HEAD_END = b"\r\n\r\n"
+
+#: aiohttp sizes the buffers of bodies by it; no body passes through these parsers.
+_BODY_LIMIT = 1 << 16
+
+
+class RequestHeads:
+    """Parses request heads, strictly.
+
+    Args:
+        max_bytes: longest request line, and longest field.
+        max_fields: most fields.
+    """
+
+    __slots__ = ("_limits", "_loop", "_parser")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_bytes: int, max_fields: int) -> None:
+        self._loop = loop
+        self._limits: dict[str, Any] = {
+            "max_line_size": max_bytes,
+            "max_field_size": max_bytes,
+            "max_headers": max_fields,
+        }
+        self._renew()
+
+    def _renew(self) -> None:
+        self._parser = HttpRequestParser(
+            None, self._loop, _BODY_LIMIT, response_with_body=False, auto_decompress=False, **self._limits
+        )
+
+    def parse(self, head: bytes) -> Any:
+        """The message of a head that ends with an empty line: method, path, version, headers, raw_headers, should_close.
+
+        Raises:
+            BadRequest, NotImplementedMethod, VersionNotSupported.
+        """
+        try:
+            messages, upgraded, _ = self._parser.feed_data(head)
+        except HttpProcessingError as error:
+            self._renew()
+            raise _refusal(error, head) from None
+        if len(messages) != 1:
+            self._renew()
+            if head.startswith(b"PRI * HTTP/2"):
+                raise VersionNotSupported("HTTP/2 without ALPN")
+            raise BadRequest("not one request head")
+        message = messages[0][0]
+        # After the last message of a connection, or an upgrade, llhttp takes no further one.
+        if upgraded or message.should_close:
+            self._renew()
+        if message.version.major != 1:
+            raise VersionNotSupported(f"HTTP/{message.version.major}.{message.version.minor}")
+        return message
+
+
+def _refusal(error: HttpProcessingError, head: bytes) -> BadRequest | NotImplementedMethod:
+    method = head.partition(b" ")[0]
+    if isinstance(error, BadHttpMethod) and method.isalpha() and len(method) < 32:
+        return NotImplementedMethod("the request's method is not known")
+    # The first line only: the rest of aiohttp's message quotes what the client sent.
+    return BadRequest(error.message.partition("\n")[0][:200])
+
+
+class ResponseHeads:
+    """Parses response heads. Arguments as RequestHeads."""
+
+    __slots__ = ("_limits", "_loop", "_parser")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_bytes: int, max_fields: int) -> None:
+        self._loop = loop
+        self._limits: dict[str, Any] = {
+            "max_line_size": max_bytes,
+            "max_field_size": max_bytes,
+            "max_headers": max_fields,
+        }
+        self._renew()
+
+    def _renew(self) -> None:
+        self._parser = HttpResponseParser(
+            None, self._loop, _BODY_LIMIT, response_with_body=False, auto_decompress=False, **self._limits
+        )
+
+    def parse(self, head: bytes) -> Any:
+        """The message of a head that ends with an empty line: code, reason, version, raw_headers.
+
+        Raises:
+            ProtocolError: not one response head.
+        """
+        try:
+            messages, upgraded, _ = self._parser.feed_data(head)
+        except HttpProcessingError as error:
+            self._renew()
+            raise ProtocolError(error.message.partition("\n")[0][:200]) from None
+        if len(messages) != 1:
+            self._renew()
+            raise ProtocolError("not one response head")
+        message = messages[0][0]
+        if upgraded or message.should_close:
+            self._renew()
+        if message.version.major != 1:
+            raise ProtocolError("not HTTP/1")
+        return message

@@ -1,0 +1,105 @@
+"""What the router answers itself: small, in the form that the client prefers, without traceback or address.
+
+Every answer carries the request id and a stable error name, so that a user's report leads to the log line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+
+import msgspec
+
+from router.errors import RouterError
+
+__all__ = ["date_line", "error_response", "plain_response", "status_line"]
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_HTML = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
+<title>{status} {reason}</title>
+<h1>{status} {reason}</h1>
+<p>{title}</p>
+<p><small>{kind} &middot; request {request}</small></p>
+</html>
+"""
+
+_dated: tuple[int, bytes] = (0, b"")
+_lines: dict[tuple[int, str], bytes] = {}
+_REMEMBERED_LINES = 256
+
+
+def date_line() -> bytes:
+    """The Date field of now (RFC 9110 §6.6.1), made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)).encode())
+    return _dated[1]
+
+
+def status_line(status: int, reason: str | None = None) -> bytes:
+    """`HTTP/1.1 200 OK` with its line end; without `reason`, the standard one."""
+    key = (status, _REASONS.get(status, "") if reason is None else reason)
+    line = _lines.get(key)
+    if line is None:
+        if len(_lines) >= _REMEMBERED_LINES:
+            _lines.clear()
+        line = _lines[key] = f"HTTP/1.1 {status} {key[1]}\r\n".encode("utf-8", "surrogateescape")
+    return line
+
+
+def plain_response(status: int, kind: bytes, body: bytes, *, head_only: bool = False, extra: bytes = b"") -> bytes:
+    """A whole response of the router's own.
+
+    Args:
+        kind: the media type.
+        head_only: the request was HEAD: its Content-Length is told, its body is not sent.
+        extra: more whole lines.
+    """
+    head = b"%bContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b%b\r\n" % (
+        status_line(status),
+        kind,
+        len(body),
+        date_line(),
+        extra,
+    )
+    return head if head_only else head + body
+
+
+def error_response(
+    error: RouterError,
+    *,
+    request_id: str,
+    headers: Mapping[str, str] | None,
+    head_only: bool = False,
+    closes: bool = False,
+) -> bytes:
+    """The answer to an exchange that failed.
+
+    Args:
+        headers: of the request, for its Accept field; None if it never became one.
+        closes: the connection closes after it.
+    """
+    status = error.status
+    fields = {"status": status, "kind": error.kind, "title": error.title, "request": request_id}
+    accept = (headers.get("Accept") or "") if headers is not None else ""
+    if "text/html" in accept:
+        media = b"text/html; charset=utf-8"
+        body = _HTML.format(reason=_REASONS.get(status, ""), **{k: escape(str(v)) for k, v in fields.items()}).encode()
+    elif "application/json" in accept or "+json" in accept:
+        media = b"application/json"
+        body = msgspec.json.encode({"error": fields}) + b"\n"
+    else:
+        media = b"text/plain; charset=utf-8"
+        body = f"{status} {error.kind}: {error.title}\nrequest {request_id}\n".encode()
+    extra = b"X-Request-ID: %b\r\n" % request_id.encode("latin-1")
+    if status == 503:
+        extra += b"Retry-After: 1\r\n"
+    if status == 405:
+        extra += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+    if closes:
+        extra += b"Connection: close\r\n"
+    return plain_response(status, media, body, head_only=head_only, extra=extra)

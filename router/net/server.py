@@ -1,0 +1,85 @@
+"""Listeners: an address that the router accepts on, and the connections that came in by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+from router.config import ListenerTimeouts
+from router.errors import RouterError
+from router.net.client import ClientConnection
+from router.net.runtime import Runtime
+
+__all__ = ["Listener"]
+
+
+class Listener:
+    """One address: accepts, and knows its connections."""
+
+    def __init__(self, runtime: Runtime, sock: socket.socket, timeouts: ListenerTimeouts, scheme: str = "http") -> None:
+        self.runtime = runtime
+        self.scheme = scheme
+        self.connections: set[ClientConnection] = set()
+        self.header_watch = runtime.watch(timeouts.header)
+        self.idle_watch = runtime.watch(timeouts.idle)
+        self.stream_watch = runtime.watch(timeouts.stream)
+        self.linger_watch = runtime.watch(2.0)
+        self._socket = sock
+        self._server: asyncio.AbstractServer | None = None
+        self._empty: asyncio.Event | None = None
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
+            self.name = f"unix:{name}"
+            self.authority = b"localhost"
+        else:
+            host = f"[{name[0]}]" if ":" in name[0] else name[0]
+            self.name = f"{host}:{name[1]}"
+            self.authority = self.name.encode()
+        self.refusals = 0
+
+    async def start(self) -> None:
+        """Begins to accept."""
+        loop = self.runtime.loop
+        factory = lambda: ClientConnection(self)  # noqa: E731
+        if self._socket.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(factory, sock=self._socket, backlog=4096)
+        else:
+            self._server = await loop.create_server(factory, sock=self._socket, backlog=4096)
+
+    def refused(self, error: RouterError, request_id: str, peer: str) -> None:
+        """Counts a request that was not valid HTTP; the log has it at debug level, for junk must not fill it."""
+        del request_id, peer, error
+        self.refusals += 1
+
+    def forget(self, connection: ClientConnection) -> None:
+        self.connections.discard(connection)
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    def stop_accepting(self) -> None:
+        """No new connections; those without a request close now, the others after their response."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+
+    async def drained(self, seconds: float) -> int:
+        """Waits until the last request under way is answered.
+
+        Returns:
+            How many connections had to be cut because `seconds` were over.
+        """
+        self._empty = asyncio.Event()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+        return self.cut()
+
+    def cut(self) -> int:
+        """Breaks off what is still under way; returns how many connections that were."""
+        left = tuple(self.connections)
+        for connection in left:
+            connection.abort()
+        return len(left)

@@ -1,0 +1,128 @@
+"""Tells observers what happens. An observer that raises is logged, muted and counted, and no request ever feels it.
+
+Requests ask `enabled` first: without observers they pay for one attribute. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from router.api import Observer
+from router.model import Attempt, Endpoint, Exchange, Outcome
+
+__all__ = ["Observers", "Tokens"]
+
+log = logging.getLogger("router.observe")
+
+#: Who asked to hear more of an exchange, each with the token it gave.
+Tokens = list[tuple[Observer, Any]]
+
+
+class Observers:
+    """Fans out to all observers, in the order of the configuration.
+
+    Args:
+        observers: objects that implement Observer.
+        names: what to call them in logs and in `muted`, in the same order; class names if left out.
+
+    Attributes:
+        enabled: whether there is any observer left to tell.
+        muted: name -> reason, of those that raised.
+    """
+
+    __slots__ = ("_names", "_observers", "enabled", "muted")
+
+    def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
+        self._observers = list(observers)
+        self._names = _unique(list(names) or [type(observer).__name__ for observer in self._observers])
+        if len(self._names) != len(self._observers):
+            raise ValueError("as many names as observers")
+        self.enabled = bool(self._observers)
+        self.muted: dict[str, str] = {}
+
+    def request_started(self, exchange: Exchange) -> Tokens | None:
+        """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""
+        tokens: Tokens = []
+        for observer in tuple(self._observers):
+            try:
+                token = observer.request_started(exchange)
+            except Exception as error:
+                self._mute(observer, "request_started", error)
+            else:
+                if token is not None:
+                    tokens.append((observer, token))
+        return tokens or None
+
+    def attempt_started(
+        self, tokens: Tokens, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Each observer may append request headers; what is no header at all is taken back, and its author muted."""
+        for observer, token in self._listening(tokens):
+            before = list(headers)
+            try:
+                observer.attempt_started(token, exchange, attempt, headers)
+                _check_appended(before, headers)
+            except Exception as error:
+                headers[:] = before
+                self._mute(observer, "attempt_started", error)
+
+    def attempt_ended(self, tokens: Tokens, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
+        for observer, token in self._listening(tokens):
+            self._tell(observer, "attempt_ended", observer.attempt_ended, token, exchange, attempt, outcome)
+
+    def request_ended(self, tokens: Tokens, exchange: Exchange, error: Exception | None) -> None:
+        for observer, token in self._listening(tokens):
+            self._tell(observer, "request_ended", observer.request_ended, token, exchange, error)
+
+    def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None:
+        for observer in tuple(self._observers):
+            self._tell(observer, "endpoint_changed", observer.endpoint_changed, endpoint, cause)
+
+    def table_swapped(self, version: int) -> None:
+        for observer in tuple(self._observers):
+            self._tell(observer, "table_swapped", observer.table_swapped, version)
+
+    def _listening(self, tokens: Tokens) -> Tokens:
+        """Without those that were muted since the exchange began."""
+        if not self.muted:
+            return tokens
+        heard = {id(observer) for observer in self._observers}
+        return [(observer, token) for observer, token in tokens if id(observer) in heard]
+
+    def _tell(self, observer: Observer, method: str, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:
+            self._mute(observer, method, error)
+
+    def _mute(self, observer: Observer, method: str, error: Exception) -> None:
+        index = next((i for i, other in enumerate(self._observers) if other is observer), None)
+        if index is None:
+            return
+        del self._observers[index]
+        name = self._names.pop(index)
+        self.muted[name] = f"{method} raised {type(error).__name__}: {error}"
+        self.enabled = bool(self._observers)
+        log.error('observer "%s" is muted: %s', name, self.muted[name])
+        log.debug('traceback of observer "%s"', name, exc_info=error)
+
+
+def _check_appended(before: list[tuple[bytes, bytes]], headers: list[tuple[bytes, bytes]]) -> None:
+    if headers[: len(before)] != before:
+        raise ValueError("an observer may append request headers, not change them")
+    for field in headers[len(before) :]:
+        if not (isinstance(field, tuple) and len(field) == 2 and all(isinstance(part, bytes) for part in field)):
+            raise TypeError(f"a request header is a pair of bytes, not {field!r}")
+        if any(byte in part for part in field for byte in b"\r\n\0") or not field[0]:
+            raise ValueError(f"a request header has an empty name or a line break in it: {field!r}")
+
+
+def _unique(names: list[str]) -> list[str]:
+    counts: dict[str, int] = {}
+    unique = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
+    return unique

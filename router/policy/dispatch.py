@@ -1,0 +1,297 @@
+"""The proxy loop without I/O: what to do next for one exchange, told what has happened.
+
+    next(now)    -> an Attempt to send | Park | Sleep | Answer | None: go on waiting for what is under way
+    head(...)    -> Relay | RETRY      the response's head is here
+    failed(...)                        an attempt ended before its head was passed on; ask `next`
+    ended(...)                         the only place where a lease closes
+    close(now)                         the exchange is over, whatever was under way
+
+The driver (net/forward.py, or a simulator) does what is returned and calls again. After `ended` and `close` it wakes
+the tickets that `granted` yields. Every method may be called in any order that I/O can produce; none raises for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from router.errors import ClientGone, NothingReady, Overloaded, RouterError, UpstreamError, UpstreamTimeout
+from router.model import Attempt, Candidates, Endpoint, Exchange, Outcome
+from router.policy.actions import RELAY, RETRY, Action, Answer, Park, Relay, Retry, Sleep
+from router.policy.pool import Pool
+from router.policy.retry import SAFE, backoff, may_retry
+from router.policy.waiting import Ticket
+
+__all__ = ["Dispatch"]
+
+#: Statuses that say that the endpoint, not the request, is at fault.
+_FAILING = frozenset({502, 503, 504})
+
+
+class Dispatch:
+    """One exchange's way through its pool."""
+
+    __slots__ = (
+        "_admitted",
+        "_begun",
+        "_error",
+        "_passed_on",
+        "_replayable",
+        "_sleeps",
+        "_ticket",
+        "_tries",
+        "exchange",
+        "live",
+        "pool",
+        "tell",
+    )
+
+    def __init__(self, pool: Pool, exchange: Exchange, *, tell: bool = False) -> None:
+        self.pool = pool
+        self.exchange = exchange
+        #: Attempts whose lease is open.
+        self.live: list[Attempt] = []
+        #: Whether outcomes are wanted even if the pool has no use for them (observers).
+        self.tell = tell
+        self._begun = False
+        self._admitted = False
+        self._passed_on = False
+        self._replayable = True
+        self._tries = 0
+        self._sleeps = 0
+        self._ticket: Ticket | None = None
+        self._error: RouterError | None = None
+
+    # What to do next
+
+    def next(self, now: float) -> Action:
+        pool = self.pool
+        if not self._begun:
+            self._begun = True
+            pool.budget.deposit(now)
+        if self.live:
+            return self._hedge(now)
+        if self._error is not None and not self._may_go_on(self._error, now):
+            return Answer(self._error.status, self._error)
+        if self.exchange.deadline <= now:
+            return _answer(UpstreamTimeout("the route's timeout is over"))
+        if not self._admitted or self._ticket is not None:
+            waiting = self._admit(now)
+            if waiting is not None:
+                return waiting
+        return self._choose(now)
+
+    def _may_go_on(self, error: RouterError, now: float) -> bool:
+        """Whether one more try is allowed after this failure."""
+        pool = self.pool
+        if not isinstance(error, UpstreamError) or self._tries > pool.retry.attempts:
+            return False
+        if error.reason not in pool.retry.reasons and error.reason != "status":
+            return False
+        return not may_retry(
+            head_passed=self._passed_on,
+            replayable=self._replayable,
+            sent=error.sent,
+            method=self.exchange.method,
+            budget=pool.budget,
+            now=now,
+            deadline=self.exchange.deadline,
+        )
+
+    def _admit(self, now: float) -> Action:
+        """The pool's limit: None when admitted, else what to do instead."""
+        pool, ticket = self.pool, self._ticket
+        if ticket is not None:
+            if ticket.granted:
+                self._ticket = None
+                self._admitted = True
+                return None
+            if now < ticket.until:
+                return Park(ticket, ticket.until)
+            pool.queue.leave(ticket)
+            self._ticket = None
+            return _answer(Overloaded("waited in the queue for too long"))
+        if pool.has_room():
+            pool.in_flight += 1
+            self._admitted = True
+            return None
+        return self._park(now)
+
+    def _park(self, now: float) -> Action:
+        pool = self.pool
+        until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
+        if pool.queue.waiting >= pool.limits.queue:
+            return _answer(Overloaded("the limit is reached and the queue is full"))
+        self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted))
+        return Park(self._ticket, until)
+
+    def _choose(self, now: float) -> Action:
+        pool, exchange = self.pool, self.exchange
+        if pool.affinity is not None:
+            pinned = self._pinned(now)
+            if pinned is not None:
+                return pinned if isinstance(pinned, Answer) else self._open(pinned, now)
+        candidates = pool.candidates(exchange, now)
+        if candidates is None:
+            return _answer(self._error or NothingReady("no endpoint is ready"))
+        if exchange.tried and candidates:
+            rest = candidates.without(exchange.tried)
+            if rest:
+                candidates = rest
+            elif self._sleeps < self._tries:
+                self._sleeps += 1
+                return Sleep(now + backoff(self._sleeps - 1, pool.rng))
+        if not candidates:
+            return self._park(now)
+        return self._open(self._selected(candidates), now)
+
+    def _selected(self, candidates: Candidates) -> Endpoint:
+        pool = self.pool
+        try:
+            endpoint = pool.selector.choose(candidates, self.exchange)
+            if endpoint in candidates:
+                return endpoint
+            raise LookupError(f"chose {endpoint!r}, which is not a candidate")
+        except Exception as error:
+            pool.muted(pool.selector, error)
+            return candidates[int(pool.rng.random() * len(candidates))]
+
+    def _pinned(self, now: float) -> Endpoint | Answer | None:
+        pool, exchange = self.pool, self.exchange
+        assert pool.affinity is not None
+        if not self._tries:
+            try:
+                exchange.pinned = pool.affinity.find(pool.members, exchange)
+            except Exception as error:
+                pool.muted(pool.affinity, error)
+        endpoint = exchange.pinned
+        if endpoint is None or endpoint in exchange.tried:
+            return None
+        if not pool.is_usable(endpoint, now):
+            refuse = pool.on_unready == "refuse"
+            return _answer(NothingReady("the session's server is not ready")) if refuse else None
+        return endpoint if endpoint.load < endpoint.limit else None
+
+    def _open(self, endpoint: Endpoint, now: float) -> Attempt:
+        pool, exchange = self.pool, self.exchange
+        pool.acquire(endpoint, now)
+        timeout = min(pool.timeouts.head, pool.retry.attempt_timeout, exchange.deadline - now)
+        hedge_after = pool.retry.hedge_after
+        if hedge_after is not None and (exchange.method not in SAFE or self._tries > pool.retry.attempts):
+            hedge_after = None
+        if self._tries and self._error is not None and self._error.sent:
+            pool.budget.withdraw(now)
+        attempt = Attempt(endpoint, self._tries, now, timeout, hedge_after)
+        self._tries += 1
+        exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
+        self.live.append(attempt)
+        return attempt
+
+    def _hedge(self, now: float) -> Action:
+        """A second attempt beside a slow one: safe methods only, out of the same budget, never at the same endpoint."""
+        pool, exchange = self.pool, self.exchange
+        slow = self.live[-1]
+        if self._passed_on or slow.hedge_after is None or now < slow.started + slow.hedge_after:
+            return None
+        if self._tries > pool.retry.attempts or not self._replayable:
+            return None
+        candidates = pool.candidates(exchange, now)
+        rest = candidates.without(exchange.tried) if candidates else None
+        if not rest or not pool.budget.withdraw(now):
+            return None
+        return self._open(self._selected(rest), now)
+
+    # What has happened
+
+    def head(self, attempt: Attempt, status: int, now: float) -> Relay | Retry:
+        """The head of a final response has arrived whole and valid."""
+        attempt.status = status
+        attempt.head_at = now
+        if status >= 500:
+            if self._judge_status(attempt, status, now):
+                return RETRY
+        self._passed_on = True
+        self.exchange.status = status
+        if len(self.live) == 1:
+            return RELAY
+        return Relay(tuple(other for other in self.live if other is not attempt))
+
+    def _judge_status(self, attempt: Attempt, status: int, now: float) -> bool:
+        """Decides the outcome of a failing status; True if the exchange is tried again elsewhere instead."""
+        retried = status in self.pool.retry.statuses
+        if retried or status in _FAILING:
+            attempt.final = Outcome("failure", phase="head", status=status, elapsed=now - attempt.sent_at)
+        if not retried:
+            return False
+        error = _StatusError(f"status {status}", sent=True)
+        candidates = self.pool.candidates(self.exchange, now)
+        others = candidates is not None and any(e not in self.exchange.tried for e in candidates)
+        if not others or not self._may_go_on(error, now):
+            return False
+        self._error = error
+        return True
+
+    def failed(self, attempt: Attempt, error: RouterError, sent: bool, now: float) -> None:
+        """The attempt ended before its head was passed on. `sent`: whether any byte had been written."""
+        error.sent = sent
+        before = self._error
+        # What the client is told: the gravest. All refused is 503, anything else was an answer that failed.
+        if before is None or not isinstance(error, UpstreamError) or error.phase != "connect":
+            self._error = error
+        elif before.sent:
+            before.sent = sent
+        self.ended(attempt, error, now)
+
+    def body_taken(self, replayable: bool) -> None:
+        """Body bytes were passed to an endpoint; `replayable` while the buffer still holds all of them."""
+        self._replayable = replayable
+
+    def ended(self, attempt: Attempt, error: RouterError | None, now: float) -> None:
+        """Closes the attempt's lease and tells its outcome. A second call does nothing."""
+        if not attempt.open:
+            return
+        attempt.open = False
+        self.live.remove(attempt)
+        pool = self.pool
+        pool.release(attempt.endpoint, now)
+        if self.tell or pool.detectors or attempt.endpoint.limit == 1:
+            if attempt.final is None:
+                attempt.final = _outcome(attempt, error, now)
+            pool.told(attempt.endpoint, attempt.final, now)
+
+    def close(self, now: float) -> None:
+        """The exchange is over. Whatever is still open closes as neutral. A second call does nothing."""
+        for attempt in tuple(self.live):
+            self.ended(attempt, ClientGone(), now)
+        if self._ticket is not None:
+            self.pool.queue.leave(self._ticket)
+            self._admitted = self._admitted or self._ticket.granted
+            self._ticket = None
+        if self._admitted:
+            self._admitted = False
+            self.pool.in_flight -= 1
+
+    def granted(self) -> Iterator[Ticket]:
+        """The waiting exchanges that can go on now; wake each before asking for the next one."""
+        while (ticket := self.pool.grant()) is not None:
+            yield ticket
+
+
+class _StatusError(UpstreamError):
+    reason = "status"
+
+
+def _answer(error: RouterError) -> Answer:
+    return Answer(error.status, error)
+
+
+def _outcome(attempt: Attempt, error: RouterError | None, now: float) -> Outcome:
+    elapsed = None if attempt.head_at is None else attempt.head_at - attempt.sent_at
+    if error is None:
+        return Outcome("success", elapsed=elapsed, status=attempt.status)
+    if isinstance(error, UpstreamError):
+        return Outcome(
+            "failure", phase=error.phase, sent=error.sent, elapsed=elapsed, status=attempt.status, error=error
+        )
+    # A client that leaves says nothing about the endpoint, but how long it was waited for is a sample of latency.
+    waited = now - attempt.sent_at if elapsed is None else elapsed
+    return Outcome("neutral", elapsed=waited, status=attempt.status, error=error)

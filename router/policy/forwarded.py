@@ -1,0 +1,49 @@
+"""Who the client is, and how the router says so: X-Forwarded-For, -Proto and -Host.
+
+Peers that are not trusted have their word replaced; trusted ones have it extended. The client is the last address of the
+chain that no trusted proxy put its name to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["client_of", "forwarded_lines"]
+
+
+def forwarded_lines(peer: str, scheme: str) -> bytes:
+    """The lines for a peer that speaks for itself alone. A peer without an address (a unix socket) has no For line."""
+    said = f"X-Forwarded-For: {peer}\r\n" if peer else ""
+    return f"{said}X-Forwarded-Proto: {scheme}\r\n".encode("latin-1")
+
+
+def client_of(
+    peer: str, scheme: str, said: list[tuple[bytes, bytes]], trusts: Callable[[str], bool]
+) -> tuple[str, bytes]:
+    """What a trusted peer says of the client.
+
+    Args:
+        said: the X-Forwarded-* fields as sent, names in lower case.
+        trusts: whether an address is a trusted proxy's.
+
+    Returns:
+        The client's address, and the lines to send on.
+    """
+    chain = [
+        part.strip().decode("latin-1")
+        for name, value in said
+        if name == b"x-forwarded-for"
+        for part in value.split(b",")
+    ]
+    chain = [part for part in chain if part]
+    client = peer
+    for address in reversed(chain):
+        client = address
+        if not trusts(address):
+            break
+    protos = [value for name, value in said if name == b"x-forwarded-proto"]
+    proto = protos[-1].strip().lower() if protos else b""
+    if proto not in (b"http", b"https"):
+        proto = scheme.encode()
+    whole = ", ".join([*chain, peer] if peer else chain)
+    return client, b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (whole.encode("latin-1"), proto)

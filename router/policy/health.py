@@ -1,0 +1,146 @@
+"""Three small machines per endpoint (probe, ejection, operator) and the one rule for "ready".
+
+    ready = the probe, if any, is up   and   no ejection lasts   and   the operator says "up"
+
+Each machine is told of events with `now` and says whether anything changed; none knows a clock. The law of ejection: an
+endpoint is out for base x times ejected, at most max; after it, one request at a time until `rise` successes; the
+first failure before that ejects again, for longer. Source: FIELD notes on Envoy's outlier detection and Finagle.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["Ejection", "EjectionRule", "Health", "Probed"]
+
+_NEVER = float("inf")
+
+
+class Probed:
+    """What active checks say. Starts unknown, which counts as down until the first pass."""
+
+    __slots__ = ("_streak", "fall", "known", "rise", "up")
+
+    def __init__(self, fall: int = 3, rise: int = 2) -> None:
+        self.fall = fall
+        self.rise = rise
+        self.up = False
+        self.known = False
+        self._streak = 0
+
+    def told(self, passed: bool) -> bool:
+        """Takes one result; True if `up` changed by it. The very first pass is enough to be up."""
+        if passed == self.up:
+            self._streak = 0
+            self.known = True
+            return False
+        self._streak += 1
+        needed = (self.rise if self.known else 1) if passed else self.fall
+        self.known = True
+        if self._streak < needed:
+            return False
+        self.up = passed
+        self._streak = 0
+        return True
+
+
+class EjectionRule:
+    """The pool's settings: seconds and shares."""
+
+    __slots__ = ("base", "longest", "max_share", "rise")
+
+    def __init__(self, base: float = 30.0, longest: float = 300.0, max_share: float = 0.1, rise: int = 2) -> None:
+        self.base = base
+        self.longest = longest
+        self.max_share = max_share
+        self.rise = rise
+
+    def may_eject(self, ejected: int, total: int, *, connection: bool) -> bool:
+        """Whether one more of `total` may go: failures of the connection itself may take all but the last."""
+        if connection:
+            return ejected + 1 < total
+        return total > 1 and ejected + 1 <= max(1, int(self.max_share * total))
+
+
+class Ejection:
+    """What real traffic says."""
+
+    __slots__ = ("_successes", "cause", "probation", "rule", "times", "until")
+
+    def __init__(self, rule: EjectionRule) -> None:
+        self.rule = rule
+        self.until = 0.0
+        self.times = 0
+        self.probation = False
+        self.cause = ""
+        self._successes = 0
+
+    def eject(self, now: float, cause: str) -> None:
+        # A long quiet time since the last one makes the next one short again.
+        if now - self.until > self.rule.longest:
+            self.times = 0
+        self.times += 1
+        self.until = now + min(self.rule.base * self.times, self.rule.longest)
+        self.probation = False
+        self.cause = cause
+
+    def lasts(self, now: float) -> bool:
+        return now < self.until
+
+    def expire(self, now: float) -> bool:
+        """Ends the ejection if its time is over; True if it did, and probation begins."""
+        if self.probation or not self.times or now < self.until or not self.cause:
+            return False
+        self.probation = True
+        self._successes = 0
+        return True
+
+    def told(self, success: bool) -> Literal["", "cleared", "again"]:
+        """Takes an outcome during probation: "cleared" after `rise` successes, "again" at the first failure."""
+        if not self.probation:
+            return ""
+        if not success:
+            return "again"
+        self._successes += 1
+        if self._successes < self.rule.rise:
+            return ""
+        self.probation = False
+        self.cause = ""
+        return "cleared"
+
+
+class Health:
+    """The three machines of one endpoint."""
+
+    __slots__ = ("ejection", "operator", "probed")
+
+    def __init__(
+        self, rule: EjectionRule, probed: Probed | None = None, operator: Literal["up", "drain"] = "up"
+    ) -> None:
+        self.probed = probed
+        self.ejection = Ejection(rule)
+        #: What the configuration or an operator wants: "up" or "drain".
+        self.operator: Literal["up", "drain"] = operator
+
+    def is_healthy(self, now: float) -> bool:
+        """What checks and traffic say, the operator left aside: what affinity asks of a pinned endpoint."""
+        return (self.probed is None or self.probed.up) and not self.ejection.lasts(now)
+
+    def is_ready(self, now: float) -> bool:
+        """The one rule."""
+        return self.operator == "up" and self.is_healthy(now)
+
+    def due(self) -> float:
+        """The next moment at which time alone changes something."""
+        ejection = self.ejection
+        return ejection.until if ejection.cause and not ejection.probation else _NEVER
+
+    def describe(self, now: float) -> str:
+        """One phrase for status pages and logs."""
+        if self.operator == "drain":
+            return "draining"
+        if self.probed is not None and not self.probed.up:
+            return "down" if self.probed.known else "not probed yet"
+        if self.ejection.lasts(now):
+            return f"ejected ({self.ejection.cause})"
+        return "on probation" if self.ejection.probation else "ready"

@@ -1,0 +1,139 @@
+"""May this attempt be repeated? One function with four reasons to say no, a token budget, and the backoff.
+
+The law (RFC 9110 §9.2.2): what may have had an effect is never sent twice. Reasons are asked in a fixed order:
+the response was begun; the body is gone; something was sent and the method is not idempotent; budget or deadline.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Literal
+
+__all__ = ["IDEMPOTENT", "SAFE", "Budget", "RetryRule", "Verdict", "backoff", "may_retry"]
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+IDEMPOTENT = SAFE | {"PUT", "DELETE"}
+
+#: Why not, or "" for yes.
+Verdict = Literal["", "head passed on", "body not replayable", "not idempotent", "budget empty", "deadline near"]
+
+#: Seconds before the deadline in which a new attempt is not worth starting.
+_NEAR = 0.005
+_BACKOFF_FIRST = 0.025
+_BACKOFF_MOST = 0.25
+
+
+class RetryRule:
+    """A pool's settings for retries."""
+
+    __slots__ = ("attempt_timeout", "attempts", "buffer", "hedge_after", "reasons", "statuses")
+
+    def __init__(
+        self,
+        attempts: int = 2,
+        on: tuple[str, ...] = ("connect", "reset", "timeout"),
+        attempt_timeout: float = float("inf"),
+        buffer: int = 64 << 10,
+        hedge_after: float | None = None,
+    ) -> None:
+        self.attempts = attempts
+        self.reasons = frozenset(word for word in on if not word.isdigit() and word != "5xx")
+        five = range(500, 600) if "5xx" in on else ()
+        self.statuses = frozenset(five) | {int(word) for word in on if word.isdigit()}
+        self.attempt_timeout = attempt_timeout
+        #: Bytes of a request body that may be kept for sending it again.
+        self.buffer = buffer
+        self.hedge_after = hedge_after
+
+
+class Budget:
+    """A token bucket: each request deposits `share` of a token that lives 10 s, and `reserve` tokens come per second.
+
+    Deposits are counted in whole requests per second of time, so a usual request pays a comparison and an addition.
+    A deposit dies with its second: what retries took in that time dies with it.
+    """
+
+    __slots__ = ("_past", "_second", "_spent", "_this", "reserve", "share")
+
+    LIFETIME = 10
+
+    def __init__(self, share: float = 0.2, reserve: int = 10) -> None:
+        self.share = share
+        self.reserve = reserve
+        self._second = -1
+        self._this = 0
+        self._spent = 0
+        #: (second, deposits, withdrawals) of the last ten seconds.
+        self._past: deque[tuple[int, int, int]] = deque()
+
+    def deposit(self, now: float) -> None:
+        """Called once per request."""
+        if int(now) != self._second:
+            self._turn(int(now))
+        self._this += 1
+
+    def _turn(self, second: int) -> None:
+        if self._this or self._spent:
+            self._past.append((self._second, self._this, self._spent))
+        self._second, self._this, self._spent = second, 0, 0
+        while self._past and self._past[0][0] <= second - self.LIFETIME:
+            self._past.popleft()
+
+    def balance(self, now: float) -> float:
+        """Tokens left: what was deposited in the last ten seconds and this second's reserve, less what was taken."""
+        if int(now) != self._second:
+            self._turn(int(now))
+        deposited = self._this + sum(entry[1] for entry in self._past)
+        taken = max(0, sum(entry[2] - self.reserve if entry[2] > self.reserve else 0 for entry in self._past))
+        return deposited * self.share + self.reserve - taken - self._spent
+
+    def withdraw(self, now: float) -> bool:
+        """Takes one token; False if there is none."""
+        if self.balance(now) < 1:
+            return False
+        self._spent += 1
+        return True
+
+    def has_token(self, now: float) -> bool:
+        return self.balance(now) >= 1
+
+
+def may_retry(
+    *,
+    head_passed: bool,
+    replayable: bool,
+    sent: bool,
+    method: str,
+    budget: Budget,
+    now: float,
+    deadline: float,
+) -> Verdict:
+    """Why an exchange may not be tried again, or "" if it may.
+
+    Args:
+        head_passed: whether any byte of a response was passed on.
+        replayable: whether all body bytes taken from the client are still held.
+        sent: whether anything of this attempt had been written to the endpoint.
+        now, deadline: seconds of the same clock.
+    """
+    if head_passed:
+        return "head passed on"
+    if not replayable:
+        return "body not replayable"
+    if sent and method not in IDEMPOTENT:
+        return "not idempotent"
+    if sent and not budget.has_token(now):
+        return "budget empty"
+    if deadline - now < _NEAR:
+        return "deadline near"
+    return ""
+
+
+def backoff(times: int, rng: random.Random) -> float:
+    """Seconds to wait before an endpoint is tried again: full jitter, doubling from 25 ms up to 250 ms.
+
+    Args:
+        times: how many waits this exchange has had already.
+    """
+    return rng.uniform(0.0, min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**times))

@@ -1,0 +1,110 @@
+"""A tier: the endpoints of one priority, and the lists of those that can be chosen now.
+
+An endpoint with room stands in exactly one list of its tier (own zone or elsewhere); everything that is made of those
+lists is kept until the next change of state. Shares of tiers follow Envoy's rule of 1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.model import Candidates, Endpoint
+
+__all__ = ["Tier", "draw_tier", "tier_shares"]
+
+_OVERPROVISION = 1.4
+
+
+class Tier:
+    """One priority level. Written by pool.py."""
+
+    __slots__ = ("_all", "_elsewhere", "_merged", "_open", "_own", "_ready", "_zoned", "members", "priority")
+
+    def __init__(self, members: list[Endpoint], zone: str = "") -> None:
+        self.members = members
+        self.priority = members[0].spec.priority
+        self._own = Candidates()
+        self._elsewhere = Candidates()
+        #: Members of the router's own zone; empty where zones are not preferred.
+        self._zoned = frozenset(e for e in members if zone and e.spec.zone == zone)
+        self._ready: set[Endpoint] = set()
+        self._open: set[Endpoint] = set()
+        self._merged: Candidates | None = None
+        self._all: Candidates | None = None
+
+    @property
+    def ready_count(self) -> int:
+        """Ready endpoints, whether they have room or not."""
+        return len(self._ready)
+
+    @property
+    def open_count(self) -> int:
+        """Endpoints that the operator has not taken out."""
+        return len(self._open)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `candidates` is always the same list."""
+        return not self._zoned
+
+    def list_for(self, endpoint: Endpoint) -> Candidates:
+        return self._elsewhere if self._zoned and endpoint not in self._zoned else self._own
+
+    def note(self, endpoint: Endpoint, *, ready: bool, open_to_all: bool) -> None:
+        """Takes an endpoint's state: whether it is ready, and whether it may serve when health is ignored."""
+        (self._ready.add if ready else self._ready.discard)(endpoint)
+        (self._open.add if open_to_all else self._open.discard)(endpoint)
+
+    def touch(self) -> None:
+        """Forgets what was made of the lists."""
+        self._merged = self._all = None
+
+    def has_free(self) -> bool:
+        """Whether any endpoint can take one more."""
+        return bool(self._own or self._elsewhere or (not self._ready and self.everyone()))
+
+    def candidates(self) -> Candidates:
+        """Ready endpoints with room: the own zone's alone while at least half of it is ready."""
+        if not self._zoned:
+            return self._own
+        if self._own and 2 * len(self._ready & self._zoned) >= len(self._zoned):
+            return self._own
+        if self._merged is None:
+            self._merged = Candidates.of([*self._own, *self._elsewhere])
+        return self._merged
+
+    def everyone(self) -> Candidates:
+        """All endpoints with room that the operator has not taken out, whatever their health says (panic)."""
+        if self._all is None:
+            self._all = Candidates.of(e for e in self.members if e in self._open and e.load < e.limit)
+        return self._all
+
+
+def tier_shares(health: Sequence[tuple[int, int]]) -> list[float]:
+    """Each tier's share of the requests, in order of priority, summing to 1 unless nothing is ready.
+
+    Args:
+        health: (ready, total) of each tier.
+
+    Source: Envoy, priority levels: a tier takes 1.4 times its healthy part, the rest spills down.
+    """
+    shares: list[float] = []
+    rest = 1.0
+    for ready, total in health:
+        share = min(rest, _OVERPROVISION * ready / total)
+        shares.append(share)
+        rest -= share
+    whole = sum(shares)
+    return [share / whole for share in shares] if whole else shares
+
+
+def draw_tier(tiers: Sequence[Tier], chance: float) -> Tier | None:
+    """The tier for a draw in [0, 1); the first tier if none is ready, None without tiers."""
+    if not tiers:
+        return None
+    for tier, share in zip(tiers, tier_shares([(t.ready_count, len(t.members)) for t in tiers]), strict=True):
+        if chance < share:
+            return tier
+        chance -= share
+    ready = [tier for tier in tiers if tier.ready_count]
+    return ready[-1] if ready else tiers[0]

@@ -1,0 +1,156 @@
+"""From a configuration to everything it needs: plugins found, their options read, their objects made, faults collected.
+
+What `router check` and `router run` share, so that the one refuses exactly what the other would. Opens no socket and
+imports nothing that does.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from router.api import Tools
+from router.config import Config, PluginRef, PoolConfig
+from router.configcheck import check, endpoint_specs
+from router.faults import ConfigFaults, Fault, Source
+from router.options import PluginFault
+from router.plugins import Registry
+from router.policy.table import Parts, Table, build_table
+
+__all__ = ["Prepared", "prepare"]
+
+log = logging.getLogger("router")
+
+Key = tuple[str | int, ...]
+
+
+class Prepared:
+    """A checked configuration with its plugin objects."""
+
+    __slots__ = ("config", "filters", "folder", "observers", "parts", "registry", "rng", "services", "source")
+
+    def __init__(self, config: Config, source: Source | None, folder: Path, registry: Registry) -> None:
+        self.config = config
+        self.source = source
+        self.folder = folder
+        self.registry = registry
+        self.rng = random.Random()
+        self.parts: dict[str, Parts] = {}
+        self.filters: dict[int, tuple[Any, ...]] = {}
+        self.observers: list[tuple[str, Any]] = []
+        self.services: list[tuple[str, Any]] = []
+
+    def table(self, version: int, now: float) -> Table:
+        """Compiles the table. `now`: seconds of the router's clock."""
+        specs = {pool.name: endpoint_specs(pool) for pool in self.config.pools}
+        return build_table(
+            self.config,
+            version=version,
+            specs=specs,
+            parts=self.parts,
+            filters=self.filters,
+            rng=self.rng,
+            now=now,
+        )
+
+    def plugins(self) -> Iterator[Any]:
+        """Every plugin object, each once."""
+        seen: set[int] = set()
+        for made in self._all():
+            if made is not None and id(made) not in seen:
+                seen.add(id(made))
+                yield made
+
+    def _all(self) -> Iterator[Any]:
+        for parts in self.parts.values():
+            yield from (parts.selector, parts.affinity, *parts.detectors)
+        for filters in self.filters.values():
+            yield from filters
+        yield from (made for _, made in self.observers)
+        yield from (made for _, made in self.services)
+
+
+def prepare(config: Config, source: Source | None, folder: Path, *, seed: int | None = None) -> Prepared:
+    """Checks a configuration across its tables and makes its plugin objects.
+
+    Args:
+        source: where it came from, for the places of faults; None if it was never written down.
+        folder: where "module:Name" references are looked for.
+        seed: makes every random choice repeatable.
+
+    Raises:
+        ConfigFaults: with every fault.
+    """
+    faults = check(config, source)
+    maker = _Maker(config, source or Source("", "", "toml", None), folder)
+    if seed is not None:
+        maker.made.rng.seed(seed)
+    maker.make()
+    if faults or maker.faults:
+        raise ConfigFaults([*faults, *maker.faults], config, source)
+    return maker.made
+
+
+class _Maker:
+    """Collects what is made, and what could not be."""
+
+    def __init__(self, config: Config, source: Source, folder: Path) -> None:
+        self.source = source
+        self.faults: list[Fault] = []
+        registry = Registry()
+        try:
+            registry = Registry.load(config.plugins.disable, config.plugins.strict)
+        except PluginFault as fault:
+            self._fault(("plugins", *fault.key), fault)
+        self.made = Prepared(config, source, folder, registry)
+
+    def make(self) -> None:
+        made = self.made
+        for index, pool in enumerate(made.config.pools):
+            made.parts[pool.name] = self._parts(pool, ("pools", index))
+        for index, route in enumerate(made.config.routes):
+            if route.filters:
+                made.filters[index] = self._several("filter", route.filters, ("routes", index, "filters"))
+        config = made.config
+        made.observers = self._named("observer", config.observers, ("observers",))
+        made.services = self._named("service", config.services, ("services",))
+
+    def _parts(self, pool: PoolConfig, at: Key) -> Parts:
+        affinity, on_unready = pool.affinity, "reselect"
+        if isinstance(affinity, dict) and "on_unready" in affinity:
+            # The core's own key: it alone decides what a pin to an endpoint that is not ready comes to.
+            affinity = dict(affinity)
+            on_unready = affinity.pop("on_unready")
+            if on_unready not in ("reselect", "refuse"):
+                words = PluginFault('on_unready is "reselect" or "refuse"')
+                self._fault((*at, "affinity", "on_unready"), words)
+        return Parts(
+            selector=self._one("selection", pool.selection, (*at, "selection")),
+            affinity=self._one("affinity", affinity, (*at, "affinity")) if affinity else None,
+            on_unready=on_unready,
+            detectors=self._several("detector", pool.detectors, (*at, "detectors")),
+        )
+
+    def _several(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> tuple[Any, ...]:
+        return tuple(self._one(concern, ref, (*at, index)) for index, ref in enumerate(refs))
+
+    def _named(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> list[tuple[str, Any]]:
+        names = [ref if isinstance(ref, str) else str(ref.get("use", "")) for ref in refs]
+        return list(zip(names, self._several(concern, refs, at), strict=True))
+
+    def _one(self, concern: str, ref: PluginRef, at: Key) -> Any:
+        made = self.made
+        tools = Tools(time.monotonic, random.Random(made.rng.getrandbits(64)))
+        try:
+            return made.registry.resolve(concern, ref, made.folder).make(tools)
+        except PluginFault as fault:
+            for each in fault.all:
+                self._fault((*at, *each.key), each)
+        return None
+
+    def _fault(self, at: Key, fault: PluginFault) -> None:
+        self.faults.append(self.source.fault(at, fault.message, fault.hint, at_value=True))
