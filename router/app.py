@@ -12,16 +12,18 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import uvloop
 
+from router.config import Config
 from router.configforms import parse_bind
 from router.model import Endpoint
 from router.net.runtime import Runtime
 from router.net.server import Listener
 from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
+from router.net.sweeper import tick_for
 from router.observe import Observers
 from router.policy.table import Table
 from router.prepare import Prepared, prepare
@@ -72,16 +74,16 @@ class Router:
             loop,
             self.table,
             clock=time.monotonic,
-            rng=prepared.rng,
             observers=observers,
             max_head=config.server.max_header_bytes,
             max_fields=config.server.max_headers,
+            tick=tick_for(timeouts_of(config)),
         )
         self._connect_table(runtime)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(runtime.close)
+            stack.callback(runtime.sweeper.close)
             await self._start_plugins(stack)
             for sock, listener_config in zip(sockets, config.listeners, strict=True):
                 listener = Listener(runtime, sock, listener_config.timeouts)
@@ -197,3 +199,12 @@ async def _closed(made: Any) -> None:
             await made.close()
     except Exception as error:
         log.error("plugin %s did not close well: %r", type(made).__name__, error)
+
+
+def timeouts_of(config: Config) -> Iterator[float]:
+    """Every timeout of a configuration that connections are watched for, in seconds."""
+    for listener in config.listeners:
+        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
+    for pool in config.pools:
+        yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
+    yield from (route.timeout for route in config.routes)

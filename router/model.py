@@ -31,80 +31,54 @@ __all__ = [
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One client request and its response, with what was decided about it.
 
-    Written by net/forward.py and policy/dispatch.py; plugins read it, and may keep notes of their own in `marks`.
+    Written by net/ and policy/dispatch.py; plugins read it, and may keep notes of their own in `marks`.
     """
 
-    __slots__ = (
-        "client",
-        "deadline",
-        "headers",
-        "host",
-        "id",
-        "key",
-        "listener",
-        "marks",
-        "method",
-        "path",
-        "pinned",
-        "pool",
-        "query",
-        "raw_headers",
-        "route",
-        "scheme",
-        "started",
-        "status",
-        "target",
-        "tried",
-        "version",
-    )
+    method: str
+    #: The request target in origin form: path and query, bytes unchanged.
+    target: str
+    #: The Host field, or the host of an absolute-form target; port and all.
+    host: str = ""
+    #: Case-insensitive mapping; several fields of one name are all in `raw_headers`.
+    headers: Mapping[str, str] = {}
+    raw_headers: RawHeaders = ()
+    #: Address of the client: the peer, or what trusted proxies vouch for.
+    client: str = ""
+    scheme: str = "http"
+    #: Name of the listener.
+    listener: str = ""
+    version: tuple[int, int] = (1, 1)
+    #: Seconds of the router's clock.
+    started: float = 0.0
+    #: X-Request-ID.
+    id: str = ""
+    deadline: float = float("inf")
+    route: Any = None
+    #: Name of the pool.
+    pool: str = ""
+    #: Endpoints tried so far, in order.
+    tried: tuple[Endpoint, ...] = ()
+    #: What affinity named, whether usable or not.
+    pinned: Endpoint | None = None
+    #: The selector's hash key, asked once.
+    key: int | None = None
+    #: Of the response; 0 before there is one.
+    status: int = 0
+    marks: dict[str, Any] | None = None
 
-    def __init__(
-        self,
-        *,
-        method: str,
-        target: str,
-        host: str = "",
-        headers: Mapping[str, str] | None = None,
-        raw_headers: RawHeaders = (),
-        client: str = "",
-        scheme: str = "http",
-        started: float = 0.0,
-        version: tuple[int, int] = (1, 1),
-    ) -> None:
-        self.method = method
-        #: The request target as the client sent it, in origin form: path and query, bytes unchanged.
-        self.target = target
-        path, mark, query = target.partition("?")
-        self.path = path
-        #: None without a question mark, "" after a bare one.
-        self.query: str | None = query if mark else None
-        self.host = host
-        #: Case-insensitive mapping; several fields of one name are all in `raw_headers`.
-        self.headers: Mapping[str, str] = {} if headers is None else headers
-        self.raw_headers = raw_headers
-        #: Address of the client: the peer, or what trusted proxies vouch for.
-        self.client = client
-        self.scheme = scheme
-        #: Seconds of the router's clock.
-        self.started = started
-        self.deadline = float("inf")
-        self.version = version
-        self.id = ""
-        self.listener = ""
-        self.route: Any = None
-        #: Name of the pool.
-        self.pool = ""
-        #: Endpoints tried so far, in order.
-        self.tried: tuple[Endpoint, ...] = ()
-        #: What affinity named, whether usable or not.
-        self.pinned: Endpoint | None = None
-        #: The selector's hash key, asked once.
-        self.key: int | None = None
-        self.status = 0
-        self.marks: dict[str, Any] | None = None
+    @property
+    def path(self) -> str:
+        """The target up to the question mark, as sent."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str | None:
+        """What follows the question mark: None without one, "" after a bare one."""
+        _, mark, query = self.target.partition("?")
+        return query if mark else None
 
     def header(self, name: str) -> str | None:
         """First value of a request header, or None. `name` in any case."""
@@ -114,47 +88,26 @@ class Exchange:
         return f"<Exchange {self.id} {self.method} {self.target!r} pool={self.pool!r} tried={len(self.tried)}>"
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One try of an exchange at one endpoint; while `open`, it is the lease. Written by policy/dispatch.py.
 
     Dispatch hands it to the driver as the order to send: there is no other object for that.
     """
 
-    __slots__ = (
-        "endpoint",
-        "final",
-        "head_at",
-        "hedge_after",
-        "number",
-        "open",
-        "sent_at",
-        "started",
-        "status",
-        "timeout",
-    )
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        number: int,
-        started: float,
-        timeout: float,
-        hedge_after: float | None = None,
-    ) -> None:
-        self.endpoint = endpoint
-        #: 0 for the first try.
-        self.number = number
-        self.started = started
-        #: Seconds that the response head may take, from now.
-        self.timeout = timeout
-        #: Seconds after which `next` wants to be asked again, or None.
-        self.hedge_after = hedge_after
-        self.open = True
-        self.sent_at = started
-        self.head_at: float | None = None
-        self.status = 0
-        #: Set at the head if that already decides the outcome.
-        self.final: Outcome | None = None
+    endpoint: Endpoint
+    #: 0 for the first try.
+    number: int
+    started: float
+    #: Seconds that the response head may take, from now.
+    timeout: float
+    #: Seconds after which `next` wants to be asked again, or None.
+    hedge_after: float | None = None
+    open: bool = True
+    sent_at: float = 0.0
+    head_at: float | None = None
+    status: int = 0
+    #: Set once the outcome is decided: at the head for a failing one, else when the lease closes.
+    final: Outcome | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.open else "closed"

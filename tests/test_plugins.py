@@ -56,7 +56,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 def plugin(source: str) -> types.ModuleType:
     module = types.ModuleType("planted")
-    exec(source, module.__dict__)
+    exec(compile(source, "planted", "exec", dont_inherit=True), module.__dict__)
     return module
 
 
@@ -223,6 +223,16 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(PluginFault, match="none is installed") as caught:
         registry.resolve("probe", "http", None)
     assert caught.value.key == ()
+
+
+def test_options_may_be_required() -> None:
+    registry = Registry()
+    source = "import router\nclass O(router.Options, frozen=True):\n    header: str\n" + HOOK + "register('a', dict, O)"
+    registry.add(plugin(source), "needy")
+    (entry,) = registry.entries
+    assert registry.describe(entry) == [("header", "str", "required")]
+    with pytest.raises(PluginFault, match='selection "a" needs "header"'):
+        registry.resolve("selection", "a", None)
 
 
 def test_a_plugin_object_may_stand_in_for_a_module() -> None:

@@ -194,11 +194,14 @@ def test_weight_0_is_never_picked_while_there_is_another(name: str, updated: boo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_that_falls_to_0_under_way(name: str) -> None:
-    chooser, candidates = selector(name), pool(1, 1, 1)
-    chooser.update(candidates)
-    picks(chooser, candidates, 4)
-    candidates[1].weight = 0
-    assert 1 not in picks(chooser, candidates, 300)
+    for seed in range(12):
+        chooser, candidates = SELECTORS[name](Options(), make_tools(seed)), pool(1, 1, 1)
+        chooser.update(candidates)
+        picks(chooser, candidates, 1 + seed % 3)
+        candidates[1].weight = 0
+        counted = Counter(picks(chooser, candidates, 200))
+        assert set(counted) == {0, 2}
+        assert counted[0] == pytest.approx(100, abs=2 if name in TURNS else 30)
 
 
 @pytest.mark.parametrize("name", NAMES)

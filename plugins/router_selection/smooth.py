@@ -7,6 +7,7 @@ fraction from the start. A new pool starts at a random phase, so a reload favour
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from math import gcd
 
 from router import Endpoint, Exchange, Options, Tools
@@ -62,9 +63,7 @@ class Smooth:
         """Gives credit to candidates never seen before. Its measure is what these candidates weigh, not the pool:
         a tier of light endpoints would wait thousands of turns for credits measured by heavy ones."""
         credit = self._credit
-        for endpoint in candidates:
-            if endpoint not in credit:
-                break
+        for endpoint in takewhile(credit.__contains__, candidates):
             credit[endpoint] -= endpoint.weight  # earned in the turn that met the stranger
         strangers = [endpoint for endpoint in candidates if endpoint not in credit]
         self._weights.update((endpoint, endpoint.spec.weight) for endpoint in strangers)

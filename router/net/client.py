@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from router.errors import BadRequest, HeadTooLarge, MethodNotAllowed, RequestTimeout, RouterError
 from router.model import Exchange
-from router.net.deadlines import Deadlines
 from router.net.forward import Forward
 from router.net.framing import BadFraming, Chunked
 from router.net.heads import HEAD_END
 from router.net.pages import error_response, plain_response
 from router.policy.forwarded import client_of, forwarded_lines
-from router.policy.headers import BODY_CHUNKED, VIA, read_request
+from router.policy.headers import BODY_CHUNKED, read_request
 
 if TYPE_CHECKING:
     from router.net.server import Listener
@@ -28,6 +27,9 @@ __all__ = ["ClientConnection"]
 
 #: Bytes that a client may send ahead of an answer before it is no longer read.
 _AHEAD = 64 << 10
+#: Seconds that a client gets to read its answer after which the connection closes.
+_LINGER = 2.0
+_NEVER = float("inf")
 #: Closing with RST: the peer cannot take what it has for a whole response.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -45,7 +47,7 @@ class ClientConnection(asyncio.Protocol):
         "_paused",
         "_tail",
         "_vouched",
-        "_watch",
+        "deadline",
         "peer",
         "transport",
     )
@@ -62,8 +64,9 @@ class ClientConnection(asyncio.Protocol):
         self._parsing = False
         self._paused = False
         #: The lines that say who the client is, the same for every request; None for trusted peers.
-        self._vouched: bytes | None = b""
-        self._watch: Deadlines | None = None
+        self._vouched: str | None = None
+        #: When the sweeper is to call `expired`.
+        self.deadline = _NEVER
         self.peer = ""
         self.transport: Any = None
 
@@ -72,21 +75,24 @@ class ClientConnection(asyncio.Protocol):
         """Whether the request's body has been received to its end."""
         return self._left == 0
 
+    def _due_in(self, seconds: float) -> None:
+        self.deadline = self._listener.runtime.clock() + seconds
+
     # Called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         listener = self._listener
         listener.connections.add(self)
+        listener.runtime.sweeper.add(self)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
-        trusted = listener.runtime.table.trusts(self.peer)
-        self._vouched = None if trusted else forwarded_lines(self.peer, listener.scheme)
-        self._watch_for(listener.header_watch)
+        if not listener.runtime.table.trusts(self.peer):
+            self._vouched = forwarded_lines(self.peer, listener.scheme)
+        self._due_in(listener.timeouts.header)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._unwatch()
         self._listener.forget(self)
         if self._forward is not None:
             self._forward.client_gone()
@@ -108,29 +114,35 @@ class ClientConnection(asyncio.Protocol):
                 self.pause()
 
     def pause_writing(self) -> None:
-        self._watch_for(self._listener.stream_watch)
+        self._due_in(self._listener.timeouts.stream)
         if self._forward is not None:
             self._forward.client_full()
 
     def resume_writing(self) -> None:
-        self._unwatch()
+        self._await_body()
         if self._forward is not None:
             self._forward.client_drained()
 
     def expired(self) -> None:
-        """Called by the watch."""
-        self._watch = None
-        if self._forward is not None:
-            if self._left and not self.transport.get_write_buffer_size():
-                self._forward.client_too_slow()
-            else:
-                self._abort()
-        elif self._lingering:
-            self._abort()
+        """Called by the sweeper."""
+        self.deadline = _NEVER
+        if self.transport is None:
+            return
+        if self._forward is not None and self._left and not self.transport.get_write_buffer_size():
+            self._forward.client_too_slow()
+        elif self._forward is not None or self._lingering:
+            self.abort()
         elif self._tail:
             self._refuse(RequestTimeout("the head did not come in time"))
         else:
             self.transport.close()
+
+    def _await_body(self) -> None:
+        """While a body is to come, each piece has to come in time; else the client has nothing to be late with."""
+        if self._left and self._forward is not None:
+            self._due_in(self._listener.timeouts.stream)
+        else:
+            self.deadline = _NEVER
 
     # Requests
 
@@ -138,9 +150,11 @@ class ClientConnection(asyncio.Protocol):
         """Takes heads off `data` until one has to wait for its answer or is not whole yet."""
         self._parsing = True
         while self._forward is None and not self._lingering and self.transport is not None:
-            while data.startswith(b"\r\n"):
-                data = data[2:]
             end = data.find(HEAD_END) + 4
+            if end == 4:
+                # Empty lines before a request (RFC 9112 §2.2).
+                data = data[4:]
+                continue
             if end == 3:
                 self._incomplete(data)
                 break
@@ -156,23 +170,24 @@ class ClientConnection(asyncio.Protocol):
         self._parsing = False
 
     def _incomplete(self, data: bytes) -> None:
-        self._tail = data
-        if not data:
+        if data in (b"", b"\r\n", b"\r"):
+            self._tail = data
             return
         if len(data) > self._listener.runtime.max_head:
             self._refuse(HeadTooLarge(f"more than {len(data)} bytes"))
         elif data.count(b"\n") != data.count(b"\r\n"):
             self._refuse(BadRequest("a line of the head ends without CR LF"))
-        elif self._watch is not self._listener.header_watch:
-            self._watch_for(self._listener.header_watch)
+        else:
+            if not self._tail:
+                self._due_in(self._listener.timeouts.header)
+            self._tail = data
 
     def _open(self, head: bytes) -> None:
         """Step 2: from bytes to an exchange under way, or refused."""
-        runtime = self._listener.runtime
-        self._unwatch()
+        self.deadline = _NEVER
         headers = None
         try:
-            message = runtime.request_heads.parse(head)
+            message = self._listener.runtime.request_heads.parse(head)
             headers = message.headers
             forward = self._exchange(message)
         except RouterError as error:
@@ -183,7 +198,7 @@ class ClientConnection(asyncio.Protocol):
         self._forward = forward
         forward.start()
         if self._left and self._forward is forward:
-            self._watch_for(self._listener.stream_watch)
+            self._await_body()
             data, self._tail = self._tail, b""
             if data:
                 self._body(data)
@@ -191,42 +206,45 @@ class ClientConnection(asyncio.Protocol):
     def _exchange(self, message: Any) -> Forward | None:
         listener = self._listener
         runtime = listener.runtime
-        target = message.path
+        target, fields = message.path, message.raw_headers
         host = message.headers.get("Host", "")
-        replaced = None
-        if not target.startswith("/") or "#" in target:
-            target, host = _other_form(message.method, target, host)
-            replaced = host.encode("latin-1") if host else None
-        request = read_request(message.raw_headers, replaced)
-        version = message.version
-        if request.length == BODY_CHUNKED and version < (1, 1):
-            raise BadRequest("Transfer-Encoding in HTTP/1.0")
-        exchange = Exchange(
-            method=message.method,
-            target=target,
-            host=host,
-            headers=message.headers,
-            raw_headers=message.raw_headers,
-            client=self.peer,
-            scheme=listener.scheme,
-            started=runtime.clock(),
-            version=version,
-        )
-        exchange.listener = listener.name
-        request_id = request.request_id or b"%032x" % runtime.rng.getrandbits(128)
-        exchange.id = request_id.decode("latin-1")
-        if runtime.table.health_path and exchange.path.startswith(runtime.table.health_path):
-            if self._health(exchange, message.should_close or request.length != 0):
-                return None
-        vouched = self._vouched
+        if target[0] != "/" or "#" in target:
+            target, host, fields = _other_form(message, host)
+        kept, length, expects, request_id, forwarded, _ = read_request(fields)
+        vouched, client = self._vouched, self.peer
         if vouched is None:
-            exchange.client, vouched = client_of(self.peer, listener.scheme, request.forwarded, runtime.table.trusts)
-        added = b"%bX-Forwarded-Host: %b\r\n%bX-Request-ID: %b\r\n" % (vouched, host.encode("latin-1"), VIA, request_id)
-        if not host:
-            added += b"Host: %b\r\n" % listener.authority
-        self._left = 1 if request.length == BODY_CHUNKED else request.length
-        self._chunked = Chunked() if request.length == BODY_CHUNKED else None
-        return Forward(self, runtime, exchange, request, added, message.should_close)
+            client, vouched = client_of(self.peer, listener.scheme, forwarded, runtime.table.trusts)
+        exchange = Exchange(
+            message.method,
+            target,
+            host,
+            message.headers,
+            fields,
+            client,
+            listener.scheme,
+            listener.name,
+            message.version,
+            runtime.clock(),
+            request_id or runtime.new_id(),
+        )
+        health = runtime.table.health_path
+        if health and target.startswith(health) and self._health(exchange, message.should_close or length != 0):
+            return None
+        forward = Forward(self, runtime, exchange, kept, vouched)
+        forward.closes = message.should_close
+        if length:
+            self._expect_body(forward, length, expects)
+        return forward
+
+    def _expect_body(self, forward: Forward, length: int, expects: bool) -> None:
+        forward.has_body = True
+        forward.expects = expects
+        if length == BODY_CHUNKED:
+            if forward.exchange.version < (1, 1):
+                raise BadRequest("Transfer-Encoding in HTTP/1.0")
+            self._left, self._chunked = 1, Chunked()
+        else:
+            self._left = length
 
     def _health(self, exchange: Exchange, closes: bool) -> bool:
         """Answers the router's own health: ready at the path itself and at /ready, live at /live."""
@@ -242,13 +260,13 @@ class ClientConnection(asyncio.Protocol):
         if closes:
             self._linger()
         else:
-            self._watch_for(self._listener.idle_watch)
+            self._due_in(self._listener.timeouts.idle)
         return True
 
     def _refuse(self, error: RouterError, headers: Any = None) -> None:
         """Answers a request that never became an exchange, and closes."""
-        request_id = "%032x" % self._listener.runtime.rng.getrandbits(128)
-        self._listener.refused(error, request_id, self.peer)
+        request_id = self._listener.runtime.new_id()
+        self._listener.refused(error, request_id)
         self.write(error_response(error, request_id=request_id, headers=headers, closes=True))
         self._linger()
 
@@ -269,12 +287,9 @@ class ClientConnection(asyncio.Protocol):
             piece = data[: self._left]
             self._tail = data[self._left :]
             self._left -= len(piece)
-        if self._left:
-            if self._watch is not None:
-                self._watch.add(self)
-        else:
+        if not self._left:
             self._chunked = None
-            self._unwatch()
+        self._await_body()
         if piece or not self._left:
             forward.feed(piece, not self._left)
 
@@ -282,42 +297,39 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
-            self.transport.write(data)
-
-    def writelines(self, pieces: list[bytes]) -> None:
-        if self.transport is not None:
-            self.transport.writelines(pieces)
+            self._listener.runtime.write(self.transport, data)
 
     def pause(self) -> None:
         """Stops reading from the client until `resume`."""
         if not self._paused and self.transport is not None:
             self._paused = True
-            self._unwatch()
+            self.deadline = _NEVER
             self.transport.pause_reading()
 
     def resume(self) -> None:
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
-            if self._left and self._forward is not None:
-                self._watch_for(self._listener.stream_watch)
+            self._await_body()
 
-    def done(self, *, broken: bool) -> None:
+    def done(self, closes: bool, broken: bool) -> None:
         """The exchange is over.
 
         Args:
+            closes: the connection closes after this response.
             broken: the response is incomplete, which the client must be able to see.
         """
-        forward, self._forward = self._forward, None
+        self._forward = None
         if self.transport is None:
             return
         if broken:
-            self._abort()
-        elif forward is not None and forward.closes:
+            self.abort()
+        elif closes:
             self._linger()
         else:
-            self.resume()
-            self._watch_for(self._listener.idle_watch)
+            if self._paused:
+                self.resume()
+            self._due_in(self._listener.timeouts.idle)
             if self._tail and not self._parsing:
                 self._requests(self._tail)
 
@@ -333,16 +345,18 @@ class ClientConnection(asyncio.Protocol):
         self._tail = b""
         if self.transport is None:
             return
+        self._listener.runtime.flush()
         if self.body_done and not self._paused:
             self.transport.close()
             return
         self._lingering = True
         self.resume()
-        self._watch_for(self._listener.linger_watch)
+        self._due_in(_LINGER)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Breaks the connection off so that the client cannot take what it has for a whole response."""
         if self.transport is None:
             return
         sock = self.transport.get_extra_info("socket")
@@ -350,37 +364,26 @@ class ClientConnection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
-    abort = _abort
 
-    def _watch_for(self, watch: Deadlines) -> None:
-        if self._watch is not None and self._watch is not watch:
-            self._watch.discard(self)
-        self._watch = watch
-        watch.add(self)
-
-    def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.discard(self)
-            self._watch = None
-
-
-def _other_form(method: str, target: str, host: str) -> tuple[str, str]:
-    """Origin-form target and host of a target in another form (RFC 9112 §3.2).
+def _other_form(message: Any, host: str) -> tuple[str, str, tuple[tuple[bytes, bytes], ...]]:
+    """Origin-form target, host and fields of a request whose target is in another form (RFC 9112 §3.2).
 
     Raises:
         MethodNotAllowed: CONNECT. BadRequest: none of the forms.
     """
+    method, target, fields = message.method, message.path, message.raw_headers
     if method == "CONNECT":
         raise MethodNotAllowed("CONNECT")
     if "#" in target:
         raise BadRequest("a fragment in the request target")
     if target == "*" and method == "OPTIONS":
-        return target, host
+        return target, host, fields
     scheme, mark, rest = target.partition("://")
     if not mark or scheme.lower() not in ("http", "https"):
         raise BadRequest("the request target is in no known form")
     at = min((rest.find(c) for c in "/?" if c in rest), default=len(rest))
     authority, path = rest[:at], rest[at:]
-    if not authority or "@" in authority:
+    if not authority or "@" in authority or not authority.isascii():
         raise BadRequest("the request target has no host, or a user name")
-    return (path if path.startswith("/") else "/" + path), authority
+    fields = ((b"Host", authority.encode()), *(field for field in fields if field[0].lower() != b"host"))
+    return (path if path.startswith("/") else "/" + path), authority, fields

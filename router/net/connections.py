@@ -9,7 +9,6 @@ from router.errors import ConnectError
 from router.model import Endpoint
 from router.net.runtime import Runtime
 from router.net.upstream import UpstreamConnection
-from router.policy.pool import Timeouts
 
 __all__ = ["Connections"]
 
@@ -22,48 +21,40 @@ _MOST_IDLE = 1024
 
 
 class Connections:
-    """The idle connections to one endpoint, and how to make another. The last one used is the first one taken."""
+    """All connections to one endpoint. The last one used is the first one taken."""
 
-    __slots__ = ("_closed", "_endpoint", "_idle", "_sweeper", "runtime", "stream_watch")
+    __slots__ = ("_closed", "_endpoint", "_idle", "runtime", "stream_timeout")
 
-    def __init__(self, runtime: Runtime, endpoint: Endpoint, timeouts: Timeouts, attempt_timeout: float) -> None:
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, stream_timeout: float) -> None:
         self.runtime = runtime
-        self.stream_watch = runtime.watch(timeouts.stream)
-        # Made here so that attempts find them; a timeout that a deadline cut short gets a timer of its own.
-        for seconds in (timeouts.head, attempt_timeout):
-            runtime.watch(seconds)
+        #: Seconds between two pieces of a body.
+        self.stream_timeout = stream_timeout
         self._endpoint = endpoint
-        #: In order of becoming idle, the oldest first.
+        #: In order of becoming idle, the oldest first. All are open: one that closes drops itself.
         self._idle: deque[UpstreamConnection] = deque()
-        self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def take(self, *, fresh: bool) -> UpstreamConnection | None:
+    def take(self, now: float, *, fresh: bool) -> UpstreamConnection | None:
         """An idle connection, or None.
 
         Args:
             fresh: for a request that must not be sent twice: only one that was idle for under a second.
         """
-        idle = self._idle
-        while idle:
-            conn = idle[-1]
-            if fresh and self.runtime.clock() - conn.idle_since > _FRESH:
-                # All others have been idle for longer still.
-                return None
-            idle.pop()
-            if conn.is_alive():
-                return conn
-        return None
+        if not self._idle:
+            return None
+        # The one that became idle last: if it is not fresh, none is.
+        if fresh and now - self._idle[-1].idle_since > _FRESH:
+            return None
+        return self._idle.pop()
 
-    def put(self, conn: UpstreamConnection) -> None:
+    def put(self, conn: UpstreamConnection, now: float) -> None:
         """Takes a connection back whose response is complete."""
         if self._closed or len(self._idle) >= _MOST_IDLE:
             conn.transport.close()
             return
-        conn.idle_since = self.runtime.clock()
+        conn.idle_since = now
+        conn.deadline = now + _IDLE
         self._idle.append(conn)
-        if self._sweeper is None:
-            self._sweeper = self.runtime.loop.call_later(_IDLE, self._sweep)
 
     def drop(self, conn: UpstreamConnection) -> None:
         """Forgets an idle connection that has closed."""
@@ -96,19 +87,9 @@ class Connections:
     def close(self) -> None:
         """Closes what is idle; connections in use close after their response."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
         while self._idle:
             self._idle.pop().abandon()
 
     def __len__(self) -> int:
+        """How many are idle."""
         return len(self._idle)
-
-    def _sweep(self) -> None:
-        self._sweeper = None
-        oldest = self.runtime.clock() - _IDLE
-        while self._idle and self._idle[0].idle_since <= oldest:
-            self._idle.popleft().abandon()
-        if self._idle:
-            self._sweeper = self.runtime.loop.call_later(self._idle[0].idle_since - oldest + 0.001, self._sweep)

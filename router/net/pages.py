@@ -26,17 +26,17 @@ _HTML = """<!doctype html>
 </html>
 """
 
-_dated: tuple[int, bytes] = (0, b"")
+_dated: tuple[int, str] = (0, "")
 _lines: dict[tuple[int, str], bytes] = {}
 _REMEMBERED_LINES = 256
 
 
-def date_line() -> bytes:
+def date_line() -> str:
     """The Date field of now (RFC 9110 §6.6.1), made once a second."""
     global _dated
     now = int(time.time())
     if _dated[0] != now:
-        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)).encode())
+        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)))
     return _dated[1]
 
 
@@ -63,7 +63,7 @@ def plain_response(status: int, kind: bytes, body: bytes, *, head_only: bool = F
         status_line(status),
         kind,
         len(body),
-        date_line(),
+        date_line().encode(),
         extra,
     )
     return head if head_only else head + body

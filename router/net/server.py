@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 
 from router.config import ListenerTimeouts
@@ -13,6 +14,8 @@ from router.net.runtime import Runtime
 
 __all__ = ["Listener"]
 
+log = logging.getLogger("router")
+
 
 class Listener:
     """One address: accepts, and knows its connections."""
@@ -21,21 +24,16 @@ class Listener:
         self.runtime = runtime
         self.scheme = scheme
         self.connections: set[ClientConnection] = set()
-        self.header_watch = runtime.watch(timeouts.header)
-        self.idle_watch = runtime.watch(timeouts.idle)
-        self.stream_watch = runtime.watch(timeouts.stream)
-        self.linger_watch = runtime.watch(2.0)
+        self.timeouts = timeouts
         self._socket = sock
         self._server: asyncio.AbstractServer | None = None
         self._empty: asyncio.Event | None = None
         name = sock.getsockname()
         if sock.family == socket.AF_UNIX:
             self.name = f"unix:{name}"
-            self.authority = b"localhost"
         else:
             host = f"[{name[0]}]" if ":" in name[0] else name[0]
             self.name = f"{host}:{name[1]}"
-            self.authority = self.name.encode()
         self.refusals = 0
 
     async def start(self) -> None:
@@ -47,13 +45,14 @@ class Listener:
         else:
             self._server = await loop.create_server(factory, sock=self._socket, backlog=4096)
 
-    def refused(self, error: RouterError, request_id: str, peer: str) -> None:
-        """Counts a request that was not valid HTTP; the log has it at debug level, for junk must not fill it."""
-        del request_id, peer, error
+    def refused(self, error: RouterError, request_id: str) -> None:
+        """Counts a request that was not valid HTTP. The log has it at debug level only: junk must not fill it."""
         self.refusals += 1
+        log.debug("request %s refused: %s: %r", request_id, error.kind, error.detail)
 
     def forget(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
+        self.runtime.sweeper.discard(connection)
         if self._empty is not None and not self.connections:
             self._empty.set()
 

@@ -7,12 +7,10 @@
     close(now)                         the exchange is over, whatever was under way
 
 The driver (net/forward.py, or a simulator) does what is returned and calls again. After `ended` and `close` it wakes
-the tickets that `granted` yields. Every method may be called in any order that I/O can produce; none raises for it.
+the tickets that `pool.grant()` yields. Every method may be called in any order that I/O can produce; none raises for it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 from router.errors import ClientGone, NothingReady, Overloaded, RouterError, UpstreamError, UpstreamTimeout
 from router.model import Attempt, Candidates, Endpoint, Exchange, Outcome
@@ -23,6 +21,7 @@ from router.policy.waiting import Ticket
 
 __all__ = ["Dispatch"]
 
+_NEVER = float("inf")
 #: Statuses that say that the endpoint, not the request, is at fault.
 _FAILING = frozenset({502, 503, 504})
 
@@ -45,7 +44,7 @@ class Dispatch:
         "tell",
     )
 
-    def __init__(self, pool: Pool, exchange: Exchange, *, tell: bool = False) -> None:
+    def __init__(self, pool: Pool, exchange: Exchange, tell: bool = False) -> None:
         self.pool = pool
         self.exchange = exchange
         #: Attempts whose lease is open.
@@ -68,6 +67,10 @@ class Dispatch:
         if not self._begun:
             self._begun = True
             pool.budget.deposit(now)
+            if pool.in_flight < pool.limits.in_flight and not pool.queue.tickets:
+                self._admitted = True
+                pool.in_flight += 1
+                return self._choose(now)
         if self.live:
             return self._hedge(now)
         if self._error is not None and not self._may_go_on(self._error, now):
@@ -119,7 +122,7 @@ class Dispatch:
     def _park(self, now: float) -> Action:
         pool = self.pool
         until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
-        if pool.queue.waiting >= pool.limits.queue:
+        if len(pool.queue.tickets) >= pool.limits.queue:
             return _answer(Overloaded("the limit is reached and the queue is full"))
         self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted))
         return Park(self._ticket, until)
@@ -148,7 +151,7 @@ class Dispatch:
         pool = self.pool
         try:
             endpoint = pool.selector.choose(candidates, self.exchange)
-            if endpoint in candidates:
+            if endpoint.home is candidates or endpoint in candidates:
                 return endpoint
             raise LookupError(f"chose {endpoint!r}, which is not a candidate")
         except Exception as error:
@@ -174,13 +177,14 @@ class Dispatch:
     def _open(self, endpoint: Endpoint, now: float) -> Attempt:
         pool, exchange = self.pool, self.exchange
         pool.acquire(endpoint, now)
-        timeout = min(pool.timeouts.head, pool.retry.attempt_timeout, exchange.deadline - now)
-        hedge_after = pool.retry.hedge_after
-        if hedge_after is not None and (exchange.method not in SAFE or self._tries > pool.retry.attempts):
-            hedge_after = None
+        timeout = pool.attempt_timeout
+        if exchange.deadline != _NEVER:
+            timeout = min(timeout, exchange.deadline - now)
+        attempt = Attempt(endpoint, self._tries, now, timeout)
+        if pool.retry.hedge_after is not None and exchange.method in SAFE and self._tries < pool.retry.attempts:
+            attempt.hedge_after = pool.retry.hedge_after
         if self._tries and self._error is not None and self._error.sent:
             pool.budget.withdraw(now)
-        attempt = Attempt(endpoint, self._tries, now, timeout, hedge_after)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
         self.live.append(attempt)
@@ -269,11 +273,6 @@ class Dispatch:
         if self._admitted:
             self._admitted = False
             self.pool.in_flight -= 1
-
-    def granted(self) -> Iterator[Ticket]:
-        """The waiting exchanges that can go on now; wake each before asking for the next one."""
-        while (ticket := self.pool.grant()) is not None:
-            yield ticket
 
 
 class _StatusError(UpstreamError):

@@ -11,15 +11,15 @@ from collections.abc import Callable
 __all__ = ["client_of", "forwarded_lines"]
 
 
-def forwarded_lines(peer: str, scheme: str) -> bytes:
+def forwarded_lines(peer: str, scheme: str) -> str:
     """The lines for a peer that speaks for itself alone. A peer without an address (a unix socket) has no For line."""
     said = f"X-Forwarded-For: {peer}\r\n" if peer else ""
-    return f"{said}X-Forwarded-Proto: {scheme}\r\n".encode("latin-1")
+    return f"{said}X-Forwarded-Proto: {scheme}\r\n"
 
 
 def client_of(
     peer: str, scheme: str, said: list[tuple[bytes, bytes]], trusts: Callable[[str], bool]
-) -> tuple[str, bytes]:
+) -> tuple[str, str]:
     """What a trusted peer says of the client.
 
     Args:
@@ -41,9 +41,7 @@ def client_of(
         client = address
         if not trusts(address):
             break
-    protos = [value for name, value in said if name == b"x-forwarded-proto"]
-    proto = protos[-1].strip().lower() if protos else b""
-    if proto not in (b"http", b"https"):
-        proto = scheme.encode()
+    protos = [value.strip().lower() for name, value in said if name == b"x-forwarded-proto"]
+    proto = protos[-1].decode() if protos and protos[-1] in (b"http", b"https") else scheme
     whole = ", ".join([*chain, peer] if peer else chain)
-    return client, b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (whole.encode("latin-1"), proto)
+    return client, f"X-Forwarded-For: {whole}\r\nX-Forwarded-Proto: {proto}\r\n"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from itertools import product
-from typing import NamedTuple
 
 from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError
 
@@ -22,7 +21,6 @@ __all__ = [
     "has_control_bytes",
     "read_request",
     "read_response",
-    "request_bytes",
 ]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -31,9 +29,9 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 BODY_CHUNKED = -1
 BODY_TO_END = -2
 
-VIA = b"Via: 1.1 router\r\n"
+VIA = "Via: 1.1 router\r\n"
 
-_DROP, _CONNECTION, _LENGTH, _CODING, _EXPECT, _ID, _FORWARDED, _DATE, _HOST = range(9)
+_PLAIN, _DROP, _CONNECTION, _LENGTH, _CODING, _EXPECT, _ID, _FORWARDED, _DATE = range(9)
 
 
 def _spellings(*names: bytes) -> dict[bytes, int]:
@@ -67,7 +65,6 @@ _REQUEST = {
     b"content_length": _DROP,
     b"transfer_encoding": _DROP,
     b"expect": _EXPECT,
-    b"host": _HOST,
 }
 _RESPONSE = {**_COMMON, b"date": _DATE}
 
@@ -77,63 +74,64 @@ _NOT_REMOVED = frozenset({b"close", b"keep-alive", b"upgrade", b"host", b"conten
 _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
-_CONTROLS = bytes(c for c in (*range(32), 127) if c not in b"\t\r\n")
+_TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 
 
-class RequestHead(NamedTuple):
-    """What a request's fields say."""
+#: What a request's fields say: the fields that go on, in pieces ready to join; bytes of the body, or BODY_CHUNKED; whether
+#: the client waits for "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of use only
+#: if the peer is trusted; the options in Connection.
+RequestHead = tuple[list[bytes], int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes]]
 
-    #: Fields that go on, each three pieces and a line end, ready to join.
-    kept: list[bytes]
-    #: Bytes of the body, or BODY_CHUNKED.
-    length: int
-    #: The client waits for "100 Continue".
-    expects: bool
-    #: X-Request-ID as sent, if it is a valid one.
-    request_id: bytes
-    #: X-Forwarded-* as sent, lower-case names: of use only if the peer is trusted.
-    forwarded: list[tuple[bytes, bytes]]
-    #: Connection options, lower case.
-    options: frozenset[bytes]
-
-
-class ResponseHead(NamedTuple):
-    """What a response's fields say."""
-
-    kept: list[bytes]
-    #: Bytes of the body, BODY_CHUNKED or BODY_TO_END.
-    length: int
-    #: The endpoint closes after this response.
-    closes: bool
-    has_date: bool
-    has_id: bool
-
+#: What a response's fields say: the fields that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the endpoint
+#: closes after it; whether it has a Date; whether it has an X-Request-ID.
+ResponseHead = tuple[list[bytes], int, bool, bool, bool]
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 _NO_FORWARDED: list[tuple[bytes, bytes]] = []
 
 
-def read_request(fields: RawHeaders, host: bytes | None = None) -> RequestHead:
+class _Codes(dict[bytes, int]):
+    """Name of a field, in any spelling, to what is to be done with it. Remembers the spellings that it has met."""
+
+    MOST = 1024
+
+    def __init__(self, lower: dict[bytes, int]) -> None:
+        super().__init__(lower)
+        self._lower = dict(lower)
+
+    def __missing__(self, name: bytes) -> int:
+        code = self._lower.get(name.lower(), _PLAIN)
+        # Senders may make names up: what is not remembered is only looked up a little more slowly.
+        if len(self) < self.MOST and len(name) <= 40:
+            self[name] = code
+        return code
+
+
+_REQUEST_CODES = _Codes(_REQUEST)
+_RESPONSE_CODES = _Codes(_RESPONSE)
+
+
+def read_request(fields: RawHeaders) -> RequestHead:
     """Reads a request's fields.
 
     Args:
         fields: as parsed; names and values without the colon and blanks around.
-        host: replaces the Host field, for an absolute-form target (RFC 9112 §3.2.2).
 
     Raises:
         BadRequest: ambiguous framing. NotImplementedMethod: a transfer coding besides chunked.
+        ExpectationFailed: an expectation besides 100-continue.
     """
     kept: list[bytes] = []
     length = 0
     seen_length = chunked = expects = False
-    request_id = b""
+    request_id = ""
     options = _NO_OPTIONS
     forwarded = _NO_FORWARDED
-    find = _REQUEST.get
+    codes = _REQUEST_CODES
     for name, value in fields:
-        code = find(name.lower())
-        if code is None or code == _HOST:
-            kept += (name, b": ", value if code is None or host is None else host, b"\r\n")
+        code = codes[name]
+        if code == _PLAIN:
+            kept += (name, b": ", value, b"\r\n")
         elif code == _LENGTH:
             if seen_length or not value.isdigit() or len(value) > 18:
                 raise BadRequest("Content-Length is repeated or not a number")
@@ -152,17 +150,18 @@ def read_request(fields: RawHeaders, host: bytes | None = None) -> RequestHead:
                 raise ExpectationFailed(f"Expect: {value!r}")
             expects = True
         elif code == _ID:
-            request_id = value if _REQUEST_ID.fullmatch(value) else b""
+            request_id = value.decode() if _REQUEST_ID.fullmatch(value) else ""
         elif code == _FORWARDED:
             forwarded = [*forwarded, (name.lower(), value)]
     if chunked:
         if seen_length:
             raise BadRequest("both Content-Length and Transfer-Encoding")
         length = BODY_CHUNKED
-        kept.append(b"Transfer-Encoding: chunked\r\n")
+        kept += (b"Transfer-Encoding", b": ", b"chunked", b"\r\n")
     if options and not options <= _NOT_REMOVED:
-        return read_request(_without_listed(fields, options), host)._replace(options=options)
-    return RequestHead(kept, length, expects, request_id, forwarded, options)
+        again = read_request(_without_listed(fields, options))
+        return (*again[:5], options)
+    return kept, length, expects, request_id, forwarded, options
 
 
 def read_response(fields: RawHeaders, status: int, method: str) -> ResponseHead:
@@ -178,18 +177,18 @@ def read_response(fields: RawHeaders, status: int, method: str) -> ResponseHead:
     length = BODY_TO_END
     chunked = closes = has_date = has_id = False
     options = _NO_OPTIONS
-    find = _RESPONSE.get
+    codes = _RESPONSE_CODES
     for name, value in fields:
-        code = find(name.lower())
-        if code is None:
+        code = codes[name]
+        if code == _PLAIN:
+            kept += (name, b": ", value, b"\r\n")
+        elif code == _DATE:
+            has_date = True
             kept += (name, b": ", value, b"\r\n")
         elif code == _LENGTH:
             if length != BODY_TO_END or not value.isdigit() or len(value) > 18:
                 raise ProtocolError("Content-Length is repeated or not a number")
             length = int(value)
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _DATE:
-            has_date = True
             kept += (name, b": ", value, b"\r\n")
         elif code == _CONNECTION:
             options |= _tokens(value)
@@ -206,10 +205,11 @@ def read_response(fields: RawHeaders, status: int, method: str) -> ResponseHead:
             raise ProtocolError("both Content-Length and Transfer-Encoding")
         length = BODY_CHUNKED
     if options and not options <= _NOT_REMOVED:
-        return read_response(_without_listed(fields, options), status, method)._replace(closes=closes)
-    if method == "HEAD" or status in (204, 304):
+        again = read_response(_without_listed(fields, options), status, method)
+        return (*again[:2], closes, *again[3:])
+    if method == "HEAD" or status == 204 or status == 304:
         length = 0
-    return ResponseHead(kept, length, closes, has_date, has_id)
+    return kept, length, closes, has_date, has_id
 
 
 def _tokens(value: bytes) -> frozenset[bytes]:
@@ -223,18 +223,10 @@ def _without_listed(fields: RawHeaders, options: frozenset[bytes]) -> RawHeaders
     return tuple(field for field in fields if field[0].lower() not in listed)
 
 
-def request_bytes(method: str, target: str, kept: list[bytes], added: bytes) -> bytes:
-    """The head as it goes to an endpoint.
+def has_control_bytes(head: bytes, lines: int) -> bool:
+    """Whether a head holds control bytes, or line ends other than CR LF: parsers disagree on what those mean.
 
     Args:
-        target: origin form; its bytes are those that the client sent.
-        added: whole lines, each with its line end.
+        lines: how many lines the parser found, the first and the empty one included.
     """
-    line = f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
-    return b"".join((line, *kept, added, b"\r\n"))
-
-
-def has_control_bytes(head: bytes) -> bool:
-    """Whether a head holds control bytes, or line ends other than CR LF: parsers disagree on what those mean."""
-    lines = head.count(b"\r\n")
-    return head.count(b"\n") != lines or head.count(b"\r") != lines or len(head.translate(None, _CONTROLS)) != len(head)
+    return head.translate(None, _TEXT) != b"\r\n" * lines

@@ -87,6 +87,8 @@ class Pool:
         self.retry = retry or RetryRule()
         self.budget = budget or Budget()
         self.ejection = ejection or EjectionRule()
+        #: Seconds that the head of one attempt's response may take.
+        self.attempt_timeout = min(self.timeouts.head, self.retry.attempt_timeout)
         #: (fall, rise) where the pool has a probe.
         self.probe = probe
         self.when_few_ready = when_few_ready
@@ -264,7 +266,7 @@ class Pool:
     # Admission: FIFO, newcomers never pass a waiting one
 
     def has_room(self) -> bool:
-        return not self.queue.waiting and self.in_flight < self.limits.in_flight
+        return not self.queue.tickets and self.in_flight < self.limits.in_flight
 
     def grant(self) -> Ticket | None:
         """Takes the first waiting exchange out of the queue if it can go on now."""

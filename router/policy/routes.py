@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from router.model import Exchange
+
 __all__ = ["Route", "RouteTable", "normal_path", "split_host"]
 
 # RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 address, and a port.
@@ -64,16 +66,16 @@ class Route:
         #: True if host and path alone decide.
         self.unconditional = not (self.methods or self.headers or self.query)
 
-    def accepts(self, method: str, headers: Mapping[str, str], query: str | None) -> bool:
+    def accepts(self, exchange: Exchange) -> bool:
         """Whether the conditions besides host and path hold. A value "*" asks only for presence."""
-        if self.methods and method not in self.methods:
+        if self.methods and exchange.method not in self.methods:
             return False
         for name, wanted in self.headers:
-            value = headers.get(name)
+            value = exchange.headers.get(name)
             if value is None or (wanted != "*" and value != wanted):
                 return False
         if self.query:
-            given = parse_qsl(query or "", keep_blank_values=True)
+            given = parse_qsl(exchange.query or "", keep_blank_values=True)
             return all(any(n == name and wanted in ("*", v) for n, v in given) for name, wanted in self.query)
         return True
 
@@ -84,7 +86,7 @@ class Route:
 class _Paths:
     """The routes that one host can reach, by path."""
 
-    __slots__ = ("_everywhere", "_exact", "_lengths", "_only", "_prefixes")
+    __slots__ = ("_everywhere", "_exact", "_lengths", "_prefixes", "only")
 
     def __init__(self, routes: list[Route]) -> None:
         self._everywhere: list[Route] = []
@@ -96,7 +98,7 @@ class _Paths:
         first = self._everywhere[0] if self._everywhere else None
         alone = first is not None and first.unconditional and not self._exact and not self._prefixes
         #: Set when every request of this host takes the same route.
-        self._only = first if alone else None
+        self.only = first if alone else None
 
     def _add(self, route: Route) -> None:
         if not route.paths or "/*" in route.paths:
@@ -108,9 +110,8 @@ class _Paths:
             else:
                 self._exact.setdefault(path, []).append(route)
 
-    def match(self, path: str, method: str, headers: Mapping[str, str], query: str | None) -> Route | None:
-        if self._only is not None:
-            return self._only
+    def match(self, exchange: Exchange) -> Route | None:
+        path = exchange.path
         if "%" in path or "//" in path or "/." in path:
             path = normal_path(path)
         best: Route | None = None
@@ -118,7 +119,7 @@ class _Paths:
             for route in routes:
                 if best is not None and route.index > best.index:
                     break
-                if route.unconditional or route.accepts(method, headers, query):
+                if route.unconditional or route.accepts(exchange):
                     best = route
                     break
         return best
@@ -154,27 +155,16 @@ class RouteTable:
         wild = {"*" + host[i:] for i, c in enumerate(host) if c == "."} | {host}
         return [route for route in self.routes if not route.hosts or not wild.isdisjoint(route.hosts)]
 
-    def match(
-        self,
-        host: str,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] | None = None,
-        query: str | None = None,
-    ) -> Route | None:
+    def match(self, exchange: Exchange) -> Route | None:
         """The first route in file order that matches.
 
-        Args:
-            host: the Host field as sent, port and all; "" for an HTTP/1.0 request without one.
-            path: the path of the request target as sent.
-
         Raises:
-            ValueError: the Host field is not a host (RFC 9110 §7.2).
+            ValueError: the Host field is not a host (RFC 9110 §7.2); "" stands for none, as in HTTP/1.0.
         """
-        paths = self._seen.get(host)
+        paths = self._seen.get(exchange.host)
         if paths is None:
-            paths = self._find_host(host)
-        return paths.match(path, method, headers if headers is not None else {}, query)
+            paths = self._find_host(exchange.host)
+        return paths.only or paths.match(exchange)
 
     def _find_host(self, host: str) -> _Paths:
         paths = self._lookup(split_host(host) if host else "")

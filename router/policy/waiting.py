@@ -24,28 +24,29 @@ class Ticket:
 class Queue:
     """Parked exchanges. Written through Pool and Dispatch."""
 
-    __slots__ = ("_tickets",)
+    __slots__ = ("tickets",)
 
     def __init__(self) -> None:
-        self._tickets: deque[Ticket] = deque()
+        #: In order of arrival.
+        self.tickets: deque[Ticket] = deque()
 
     @property
     def waiting(self) -> int:
-        return len(self._tickets)
+        return len(self.tickets)
 
     def first(self) -> Ticket | None:
-        return self._tickets[0] if self._tickets else None
+        return self.tickets[0] if self.tickets else None
 
     def park(self, ticket: Ticket) -> Ticket:
-        self._tickets.append(ticket)
+        self.tickets.append(ticket)
         return ticket
 
     def pop(self) -> Ticket:
-        ticket = self._tickets.popleft()
+        ticket = self.tickets.popleft()
         ticket.granted = True
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Gives the place up. Safe to call for one that was granted."""
         if not ticket.granted:
-            self._tickets.remove(ticket)
+            self.tickets.remove(ticket)

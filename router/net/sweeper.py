@@ -1,0 +1,71 @@
+"""Every timeout of every connection, for the price of storing a number.
+
+A connection writes the moment at which it is late into its own `deadline`; one timer looks at all of them a few times
+within the shortest timeout in use. (A timer of the loop's own costs each request more than its routing does.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+__all__ = ["Sweeper", "Timed", "tick_for"]
+
+#: Seconds between two looks, at least and at most; and the part of the shortest timeout by which one may be late.
+_SHORTEST, _LONGEST, _PART = 0.01, 0.5, 0.1
+
+
+class Timed(Protocol):
+    """Something that can be late."""
+
+    #: Seconds of the router's clock; infinity for never.
+    deadline: float
+
+    def expired(self) -> None:
+        """Called once its deadline is over. It has to set another deadline, or be discarded."""
+
+
+def tick_for(timeouts: Iterable[float]) -> float:
+    """Seconds between two looks for a configuration with these timeouts."""
+    return min(_LONGEST, max(_SHORTEST, min(timeouts, default=_LONGEST) * _PART))
+
+
+class Sweeper:
+    """Calls `expired` of each thing whose deadline is over, at most one tick late."""
+
+    __slots__ = ("_clock", "_loop", "_things", "_timer", "tick")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], tick: float = _LONGEST) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.tick = tick
+        self._things: set[Timed] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, thing: Timed) -> None:
+        self._things.add(thing)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.tick, self._sweep)
+
+    def discard(self, thing: Timed) -> None:
+        self._things.discard(thing)
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def close(self) -> None:
+        self._things.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._clock()
+        for thing in [thing for thing in self._things if thing.deadline <= now]:
+            # One that ended or went on because of another's expiry is left alone.
+            if thing in self._things and thing.deadline <= now:
+                thing.expired()
+        if self._things and self._timer is None:
+            self._timer = self._loop.call_later(self.tick, self._sweep)
