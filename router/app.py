@@ -26,9 +26,9 @@ from router.net.sockets import StartError, close_socket, open_sockets, raise_ope
 from router.net.sweeper import tick_for
 from router.observe import Observers
 from router.policy.table import Table
-from router.prepare import Prepared, prepare
+from router.prepare import Prepared
 
-__all__ = ["Prepared", "Router", "StartError", "prepare"]
+__all__ = ["Router", "StartError"]
 
 log = logging.getLogger("router")
 

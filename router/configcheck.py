@@ -33,7 +33,7 @@ from router.faults import ConfigFaults, Fault, Source, did_you_mean
 from router.model import EndpointSpec, parse_address
 from router.positions import Path
 
-__all__ = ["Bind", "check", "endpoint_specs", "load_checked", "parse_bind"]
+__all__ = ["Bind", "as_data", "check", "endpoint_specs", "load_checked", "parse_bind"]
 
 _QUOTED = re.compile(r" (['\"]).*\1 ")
 
@@ -77,7 +77,7 @@ def check(config: Config, source: Source | None) -> list[Fault]:
     """
     found = list(_findings(config))
     if found and source is None:
-        source = Source("", "", "toml", msgspec.to_builtins(config, enc_hook=_unit))
+        source = Source("", "", "toml", as_data(config))
     faults = [source.fault(*item) for item in found if source is not None]
     return sorted(faults, key=lambda fault: (fault.line, fault.column))
 
@@ -104,6 +104,11 @@ def _above(key: str) -> list[str]:
 def endpoint_specs(pool: PoolConfig) -> tuple[EndpointSpec, ...]:
     """The pool's endpoints as specs: a bare URL is one with every default."""
     return tuple(EndpointSpec(item) if isinstance(item, str) else item for item in pool.endpoints)
+
+
+def as_data(config: Config) -> Any:
+    """A configuration that was never written down, as plain data that faults can show."""
+    return msgspec.to_builtins(config, enc_hook=_unit)
 
 
 def _unit(value: object) -> str:

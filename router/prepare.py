@@ -15,7 +15,7 @@ from typing import Any
 
 from router.api import Tools
 from router.config import Config, PluginRef, PoolConfig
-from router.configcheck import check, endpoint_specs
+from router.configcheck import as_data, check, endpoint_specs
 from router.faults import ConfigFaults, Fault, Source
 from router.options import PluginFault
 from router.plugins import Registry
@@ -86,10 +86,11 @@ def prepare(config: Config, source: Source | None, folder: Path, *, seed: int | 
         ConfigFaults: with every fault.
     """
     faults = check(config, source)
-    maker = _Maker(config, source or Source("", "", "toml", None), folder)
+    maker = _Maker(config, source or Source("", "", "toml", as_data(config)), folder)
     if seed is not None:
         maker.made.rng.seed(seed)
-    maker.make()
+    if not maker.faults:
+        maker.make()
     if faults or maker.faults:
         raise ConfigFaults([*faults, *maker.faults], config, source)
     return maker.made

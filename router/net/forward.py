@@ -7,19 +7,20 @@ makes no future and no task at all. Whatever happens, `_close` runs once and lea
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from typing import TYPE_CHECKING, Any
 
-from router.errors import BadRequest, ClientGone, ConnectError, InternalError, NoRoute, RequestTimeout, RouterError
-from router.model import Attempt, Exchange, Response
+from router.errors import BadRequest, ClientGone, ConnectError, NoRoute, RouterError
+from router.model import Attempt, Exchange
+from router.net.ask import Ask
 from router.net.connections import Connections
-from router.net.pages import date_line, error_response, status_line
+from router.net.filtering import run_filters
+from router.net.framing import Replay
+from router.net.pages import status_line
 from router.net.runtime import Runtime, wake
 from router.net.upstream import UpstreamConnection
 from router.policy.actions import Answer, Park, Relay, Retry, Sleep
 from router.policy.dispatch import Dispatch
-from router.policy.headers import BODY_TO_END, VIA, ResponseHead
+from router.policy.headers import ResponseHead
 from router.policy.pool import Pool
 from router.policy.retry import IDEMPOTENT
 from router.policy.routes import Route
@@ -29,68 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Forward"]
 
-log = logging.getLogger("router")
-
-#: A first piece of a body larger than this is written beside its head, not copied behind it.
-_LARGE = 16 << 10
 _NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Forward:
+class Forward(Ask):
     """The driver of one exchange. Made by its client connection, forgotten when it calls `client.done`."""
 
-    __slots__ = (
-        "_chunks",
-        "_client",
-        "_conns",
-        "_dispatch",
-        "_filtering",
-        "_head",
-        "_held",
-        "_held_bytes",
-        "_kept",
-        "_over",
-        "_passed_on",
-        "_runtime",
-        "_timer",
-        "_tokens",
-        "_vouched",
-        "closes",
-        "exchange",
-        "expects",
-        "has_body",
-    )
+    __slots__ = ("_filtering", "_timer")
 
     def __init__(
         self, client: ClientConnection, runtime: Runtime, exchange: Exchange, kept: list[bytes], vouched: str
     ) -> None:
-        self._client = client
-        self._runtime = runtime
-        self.exchange = exchange
-        #: Fields of the request that go on.
-        self._kept = kept
-        #: The lines that say who the client is.
-        self._vouched = vouched
-        #: Whether the client's connection closes after the response.
-        self.closes = False
-        self.has_body = False
-        #: Whether the client waits for "100 Continue".
-        self.expects = False
-        self._dispatch: Dispatch | None = None
-        self._head = b""
-        #: Connections of attempts under way.
-        self._conns: list[UpstreamConnection] = []
-        #: Body bytes for sending them again; None once there were too many.
-        self._held: list[bytes] | None = None
-        self._held_bytes = 0
-        self._passed_on = False
-        self._over = False
-        #: Whether pieces of the response are to be framed as chunks here.
-        self._chunks = False
+        super().__init__(client, runtime, exchange, kept, vouched)
         self._filtering: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tokens: Any = None
 
     # Matching and filters
 
@@ -98,16 +52,16 @@ class Forward:
         """Finds the route; then filters, then the pool."""
         runtime, exchange = self._runtime, self.exchange
         if self.has_body:
-            self._held = []
+            self._replay = Replay()
         if runtime.observers.enabled:
             self._tokens = runtime.observers.request_started(exchange)
         try:
             route: Route | None = runtime.table.routes.match(exchange)
         except ValueError as error:
-            self._answer(BadRequest(str(error)))
+            self.fail(BadRequest(str(error)))
             return
         if route is None:
-            self._answer(NoRoute(f"{exchange.method} {exchange.host}"))
+            self.fail(NoRoute(f"{exchange.method} {exchange.host}"))
             return
         exchange.route = route
         if route.timeout != _NEVER:
@@ -118,22 +72,13 @@ class Forward:
             self._enter(route, exchange.started)
 
     async def _filter(self, route: Route) -> None:
-        result: RouterError | Response | None = None
-        for plugin in route.filters:
-            try:
-                answer = plugin.on_request(self.exchange)
-                result = await answer if inspect.isawaitable(answer) else answer
-            except Exception as error:
-                name = type(plugin).__name__
-                log.error("filter %s failed on request %s: %r", name, self.exchange.id, error)
-                result = InternalError(f"filter {name}")
-            if result is not None:
-                break
+        result = await run_filters(route.filters, self.exchange)
         self._filtering = None
         if isinstance(result, RouterError):
+            self.fail(result)
+        elif result is not None and not self._over:
             self._answer(result)
-        elif result is not None:
-            self._answer_with(result)
+            self._close(None, self._runtime.clock())
         elif not self._over:
             self._enter(route, self._runtime.clock())
 
@@ -158,7 +103,7 @@ class Forward:
         if type(action) is Attempt:
             self._try(action, dispatch.pool, now)
         elif type(action) is Answer:
-            self._answer(action.error)
+            self.fail(action.error)
         elif type(action) is Park:
             action.ticket.wake = self.advance
             self._call_later(action.until - now)
@@ -211,59 +156,6 @@ class Forward:
         else:
             self._send_with_body(conn, head)
 
-    def _request_head(self, attempt: Attempt) -> bytes:
-        """The head as it goes to an endpoint: the client's own bytes, and after them what the router vouches for."""
-        exchange = self.exchange
-        first = f"{exchange.method} {exchange.target} HTTP/1.1\r\n"
-        added = f"{self._vouched}X-Forwarded-Host: {exchange.host}\r\n{VIA}X-Request-ID: {exchange.id}\r\n"
-        if not exchange.host:
-            added += f"Host: {exchange.listener}\r\n"
-        if self._tokens is not None:
-            lines: list[tuple[bytes, bytes]] = []
-            self._runtime.observers.attempt_started(self._tokens, exchange, attempt, lines)
-            added += "".join(f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n" for name, value in lines)
-        return b"".join((first.encode("utf-8", "surrogateescape"), *self._kept, added.encode("latin-1"), b"\r\n"))
-
-    def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
-        conn.request_done = self._client.body_done
-        held = self._held or []
-        self._runtime.write(conn.transport, b"".join((head, *held)))
-        self._forget_large_body()
-        if self.expects and not held:
-            self._client.write(_CONTINUE)
-        self._client.resume()
-
-    # The request's body
-
-    def feed(self, data: bytes, last: bool) -> None:
-        """Takes the next piece of the request's body, framed as it goes on."""
-        if self._over:
-            return
-        if self._held is not None:
-            self._held.append(data)
-            self._held_bytes += len(data)
-        if not self._conns:
-            # Nobody to send to yet: what came is held, and no more is read.
-            self._client.pause()
-            return
-        for conn in self._conns:
-            if conn.is_alive():
-                self._runtime.write(conn.transport, data)
-                conn.request_done = last
-        self._forget_large_body()
-
-    def _forget_large_body(self) -> None:
-        dispatch = self._dispatch
-        if self._held is not None and dispatch is not None and self._held_bytes > dispatch.pool.retry.buffer:
-            self._held = None
-            dispatch.body_taken(replayable=False)
-
-    def on_full(self) -> None:
-        self._client.pause()
-
-    def on_drained(self) -> None:
-        self._client.resume()
-
     # The response
 
     def on_interim(self, conn: UpstreamConnection, message: Any) -> None:
@@ -283,16 +175,7 @@ class Forward:
             return
         if verdict.cancel:
             self._cancel(verdict, now)
-        self._passed_on = True
-        data = self._response_head(message, head, done)
-        if self._chunks and body:
-            data += b"%x\r\n%b\r\n" % (len(body), body)
-        elif len(body) > _LARGE:
-            self._client.write(data)
-            data = body
-        elif body:
-            data += body
-        self._client.write(data)
+        self._relay_head(message, head, body, done, dispatch.pool)
         if done:
             self._conns.remove(conn)
             self._complete(attempt, now)
@@ -305,49 +188,8 @@ class Forward:
         self._attempt_ended(attempt, None, now)
         self._advance(now)
 
-    def _response_head(self, message: Any, head: ResponseHead, done: bool) -> bytes:
-        kept, length, _, has_date, has_id = head
-        exchange, dispatch = self.exchange, self._dispatch
-        assert dispatch is not None
-        if exchange.route.filters or dispatch.pool.affinity is not None:
-            kept = self._changed_by_plugins(kept, exchange.route, dispatch)
-        added = VIA if has_id else f"{VIA}X-Request-ID: {exchange.id}\r\n"
-        if not has_date:
-            added += date_line()
-        modern = exchange.version >= (1, 1)
-        if length < 0:
-            if modern:
-                added += "Transfer-Encoding: chunked\r\n"
-                self._chunks = length == BODY_TO_END
-            else:
-                self.closes = True
-        if self.closes or self._runtime.draining or (done and not self._client.body_done):
-            self.closes = True
-            added += "Connection: close\r\n"
-        elif not modern:
-            added += "Connection: keep-alive\r\n"
-        return b"".join((status_line(message.code, message.reason), *kept, added.encode("latin-1"), b"\r\n"))
-
-    def _changed_by_plugins(self, kept: list[bytes], route: Route, dispatch: Dispatch) -> list[bytes]:
-        fields = [(kept[i], kept[i + 2]) for i in range(0, len(kept), 4)]
-        affinity = dispatch.pool.affinity
-        if affinity is not None:
-            try:
-                affinity.remember(self.exchange.tried[-1], self.exchange, fields)
-            except Exception as error:
-                dispatch.pool.muted(affinity, error)
-        for plugin in reversed(route.filters):
-            try:
-                plugin.on_response(self.exchange, fields)
-            except Exception as error:
-                dispatch.pool.muted(plugin, error)
-        return [b"%b: %b\r\n" % field for field in fields]
-
     def on_body(self, conn: UpstreamConnection, data: bytes, done: bool, now: float) -> None:
-        if self._chunks:
-            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"0\r\n\r\n" if done else b"")
-        if data:
-            self._client.write(data)
+        self._relay_body(data, done)
         if done:
             self._conns.remove(conn)
             self._complete(conn.attempt, now)
@@ -413,46 +255,13 @@ class Forward:
         """The client left: nothing more can be written."""
         self._close(ClientGone(), self._runtime.clock())
 
-    def client_too_slow(self) -> None:
-        """The client's body did not come in time."""
-        self._answer(RequestTimeout("the body did not come in time"))
-
-    def refuse(self, error: RouterError) -> None:
-        """The request turned out not to be valid HTTP while its body came."""
-        self._answer(error)
-
-    def _answer(self, error: RouterError) -> None:
+    def fail(self, error: RouterError) -> None:
+        """Ends the exchange: with an answer, or by breaking off the response that was begun."""
         if self._over:
             return
         if not self._passed_on:
-            exchange, client = self.exchange, self._client
-            self.closes = self.closes or self._runtime.draining or not client.body_done
-            exchange.status = error.status
-            client.write(
-                error_response(
-                    error,
-                    request_id=exchange.id,
-                    headers=exchange.headers,
-                    head_only=exchange.method == "HEAD",
-                    closes=self.closes,
-                )
-            )
+            self._answer_error(error)
         self._close(error, self._runtime.clock())
-
-    def _answer_with(self, answer: Response) -> None:
-        """A filter's own answer."""
-        if self._over:
-            return
-        exchange, client = self.exchange, self._client
-        self.closes = self.closes or self._runtime.draining or not client.body_done
-        exchange.status = answer.status
-        lines = [b"%b: %b\r\n" % field for field in answer.headers]
-        lines += [b"Content-Length: %d\r\n" % len(answer.body), date_line().encode()]
-        if self.closes:
-            lines.append(b"Connection: close\r\n")
-        body = b"" if exchange.method == "HEAD" else answer.body
-        client.write(b"".join((status_line(answer.status), *lines, b"\r\n", body)))
-        self._close(None, self._runtime.clock())
 
     def _close(self, error: RouterError | None, now: float) -> None:
         """Step 12: runs once, in every path."""
@@ -475,7 +284,7 @@ class Forward:
                 wake(dispatch.pool)
         if self._tokens is not None:
             self._runtime.observers.request_ended(self._tokens, self.exchange, error)
-        self._client.done(self.closes, self._passed_on and error is not None)
+        self._client.done(self._end(error))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

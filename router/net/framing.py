@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-__all__ = ["BadFraming", "Chunked"]
+__all__ = ["BadFraming", "Chunked", "Replay"]
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 #: Bytes of a chunk's size line, and of all trailers together, that are read before giving up.
@@ -113,3 +113,26 @@ class Chunked:
         if not self._payload_only:
             out.append(b"0\r\n\r\n")
         return end + 2
+
+
+class Replay:
+    """A request's body so far, held for another attempt; given up once it is large."""
+
+    __slots__ = ("_size", "pieces")
+
+    def __init__(self) -> None:
+        #: Empty after it was given up.
+        self.pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        if self._size >= 0:
+            self.pieces.append(data)
+            self._size += len(data)
+
+    def trim(self, limit: int) -> bool:
+        """Gives up what is larger than `limit` bytes; True if it was given up, now or before."""
+        if self._size > limit:
+            self.pieces = []
+            self._size = -1
+        return self._size < 0

@@ -12,14 +12,36 @@ from typing import Any
 from aiohttp.http import HttpRequestParser, HttpResponseParser
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 
-from router.errors import BadRequest, NotImplementedMethod, ProtocolError, VersionNotSupported
+from router.errors import BadRequest, HeadTooLarge, NotImplementedMethod, ProtocolError, VersionNotSupported
 
-__all__ = ["HEAD_END", "RequestHeads", "ResponseHeads"]
+__all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "split_head"]
 
 HEAD_END = b"\r\n\r\n"
 
 #: aiohttp sizes the buffers of bodies by it; no body passes through these parsers.
 _BODY_LIMIT = 1 << 16
+
+
+def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
+    """The first whole request head in `data`, empty line included, and what follows it; b"" if none is whole yet.
+
+    Raises:
+        HeadTooLarge: it is longer than `max_bytes`, whole or not. BadRequest: a line ends without CR LF.
+    """
+    end = data.find(HEAD_END) + 4
+    while end == 4:
+        # Empty lines before a request (RFC 9112 §2.2).
+        data = data[4:]
+        end = data.find(HEAD_END) + 4
+    if end > max_bytes or (end == 3 and len(data) > max_bytes):
+        raise HeadTooLarge(f"more than {max_bytes} bytes")
+    if end == len(data):
+        return data, b""
+    if end != 3:
+        return data[:end], data[end:]
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise BadRequest("a line of the head ends without CR LF")
+    return b"", b"" if data == b"\r\n" else data
 
 
 class RequestHeads:
@@ -47,7 +69,7 @@ class RequestHeads:
         )
 
     def parse(self, head: bytes) -> Any:
-        """The message of a head that ends with an empty line: method, path, version, headers, raw_headers, should_close.
+        """The message of a whole head: method, path, version, headers, raw_headers, should_close.
 
         Raises:
             BadRequest, NotImplementedMethod, VersionNotSupported.
@@ -99,7 +121,7 @@ class ResponseHeads:
         )
 
     def parse(self, head: bytes) -> Any:
-        """The message of a head that ends with an empty line: code, reason, version, raw_headers.
+        """The message of a whole head: code, reason, version, raw_headers, should_close.
 
         Raises:
             ProtocolError: not one response head.

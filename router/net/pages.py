@@ -13,8 +13,9 @@ from http import HTTPStatus
 import msgspec
 
 from router.errors import RouterError
+from router.model import Exchange, Response
 
-__all__ = ["date_line", "error_response", "plain_response", "status_line"]
+__all__ = ["date_line", "error_response", "given_response", "health_response", "plain_response", "status_line"]
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _HTML = """<!doctype html>
@@ -103,3 +104,28 @@ def error_response(
     if closes:
         extra += b"Connection: close\r\n"
     return plain_response(status, media, body, head_only=head_only, extra=extra)
+
+
+def health_response(exchange: Exchange, path: str, *, draining: bool, closes: bool) -> bytes | None:
+    """The router's own health: ready at `path` and `path`/ready, live at `path`/live; None for other paths."""
+    rest = exchange.path[len(path) :]
+    if rest not in ("", "/ready", "/live"):
+        return None
+    ready = b"false" if draining else b"true"
+    status = 503 if draining and rest != "/live" else 200
+    return plain_response(
+        status,
+        b"application/json",
+        b'{"live":true,"ready":%b}\n' % ready,
+        head_only=exchange.method == "HEAD",
+        extra=b"Connection: close\r\n" if closes else b"",
+    )
+
+
+def given_response(answer: Response, *, head_only: bool, closes: bool) -> bytes:
+    """A filter's own answer as bytes."""
+    lines = [b"%b: %b\r\n" % field for field in answer.headers]
+    lines.append(b"Content-Length: %d\r\n%b" % (len(answer.body), date_line().encode()))
+    if closes:
+        lines.append(b"Connection: close\r\n")
+    return b"".join((status_line(answer.status), *lines, b"\r\n", b"" if head_only else answer.body))

@@ -1,7 +1,7 @@
 """A connection to an endpoint: one attempt at a time, foreign exceptions mapped to ours.
 
-A connection is idle, or belongs to one attempt until the last byte of its response. Bytes that arrive on an idle one, or
-after a response's end, close it: they never reach another exchange. Bodies of known length pass from socket to socket.
+A connection is idle, or belongs to one attempt until the last byte of its response. Bytes that arrive on an idle
+one, or after its end, close it: they never reach another exchange. Bodies of known length go from socket to socket.
 """
 
 from __future__ import annotations

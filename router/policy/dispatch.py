@@ -7,7 +7,7 @@
     close(now)                         the exchange is over, whatever was under way
 
 The driver (net/forward.py, or a simulator) does what is returned and calls again. After `ended` and `close` it wakes
-the tickets that `pool.grant()` yields. Every method may be called in any order that I/O can produce; none raises for it.
+the tickets that `pool.grant()` yields. Methods may be called in any order that I/O can produce.
 """
 
 from __future__ import annotations
@@ -210,9 +210,8 @@ class Dispatch:
         """The head of a final response has arrived whole and valid."""
         attempt.status = status
         attempt.head_at = now
-        if status >= 500:
-            if self._judge_status(attempt, status, now):
-                return RETRY
+        if status >= 500 and self._judge_status(attempt, status, now):
+            return RETRY
         self._passed_on = True
         self.exchange.status = status
         if len(self.live) == 1:

@@ -1,7 +1,7 @@
 """Who the client is, and how the router says so: X-Forwarded-For, -Proto and -Host.
 
-Peers that are not trusted have their word replaced; trusted ones have it extended. The client is the last address of the
-chain that no trusted proxy put its name to.
+Peers that are not trusted have their word replaced; trusted ones have it extended. The client is the last address of
+the chain that no trusted proxy put its name to.
 """
 
 from __future__ import annotations

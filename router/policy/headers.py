@@ -77,13 +77,13 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 
 
-#: What a request's fields say: the fields that go on, in pieces ready to join; bytes of the body, or BODY_CHUNKED; whether
-#: the client waits for "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of use only
-#: if the peer is trusted; the options in Connection.
+#: What a request's fields say: the fields that go on, in pieces ready to join; bytes of the body, or BODY_CHUNKED;
+#: whether the client waits for "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of
+#: use only if the peer is trusted; the options in Connection.
 RequestHead = tuple[list[bytes], int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes]]
 
-#: What a response's fields say: the fields that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the endpoint
-#: closes after it; whether it has a Date; whether it has an X-Request-ID.
+#: What a response's fields say: the fields that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the
+#: endpoint closes after it; whether it has a Date; whether it has an X-Request-ID.
 ResponseHead = tuple[list[bytes], int, bool, bool, bool]
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()

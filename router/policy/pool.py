@@ -13,46 +13,14 @@ from typing import Any, Literal
 from router.api import Affinity, Detector, Selector
 from router.model import Candidates, Eject, Endpoint, EndpointSpec, Exchange, Members, Outcome
 from router.policy.health import EjectionRule, Health, Probed
+from router.policy.limits import Limits, Timeouts
 from router.policy.retry import Budget, RetryRule
 from router.policy.tiers import Tier, draw_tier
 from router.policy.waiting import Queue, Ticket
 
-__all__ = ["Limits", "Pool", "Timeouts"]
+__all__ = ["Pool"]
 
 _NEVER = float("inf")
-
-
-class Timeouts:
-    """Seconds: to connect, until the response head, and between two pieces of a body."""
-
-    __slots__ = ("connect", "head", "stream")
-
-    def __init__(self, connect: float = 2.0, head: float = 30.0, stream: float = 60.0) -> None:
-        self.connect = connect
-        self.head = head
-        self.stream = stream
-
-
-class Limits:
-    """How much may be under way and wait; infinity for no limit."""
-
-    __slots__ = ("in_flight", "per_endpoint", "queue", "queue_timeout")
-
-    def __init__(
-        self,
-        in_flight: float = _NEVER,
-        per_endpoint: float = _NEVER,
-        queue: int = 0,
-        queue_timeout: float = 1.0,
-    ) -> None:
-        self.in_flight = in_flight
-        self.per_endpoint = per_endpoint
-        self.queue = queue
-        self.queue_timeout = queue_timeout
-
-
-def _ignore(endpoint: Endpoint, cause: str) -> None:
-    del endpoint, cause
 
 
 class Pool:
@@ -103,7 +71,7 @@ class Pool:
         #: The one list that usually answers `candidates`; always empty where tiers, zones or shares matter.
         self._usual = Candidates()
         #: Called with the endpoint and a cause at each change of state.
-        self.changed: Callable[[Endpoint, str], None] = _ignore
+        self.changed: Callable[[Endpoint, str], None] = lambda endpoint, cause: None
         #: Called with a removed endpoint whose last lease has closed.
         self.gone: Callable[[Endpoint], None] = lambda endpoint: None
         #: Called with a detector that raised; it is not asked again.
@@ -329,4 +297,4 @@ class Pool:
             self.changed(endpoint, "draining" if state == "drain" else "up again")
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight} waiting={self.queue.waiting}>"
+        return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

@@ -14,7 +14,8 @@ from typing import Any
 from router.config import Config, PoolConfig, RouteConfig
 from router.model import EndpointSpec
 from router.policy.health import EjectionRule
-from router.policy.pool import Limits, Pool, Timeouts
+from router.policy.limits import Limits, Timeouts
+from router.policy.pool import Pool
 from router.policy.retry import Budget, RetryRule
 from router.policy.routes import Route, RouteTable
 

@@ -1,0 +1,112 @@
+"""The endpoint's side of an exchange: the request as it is written, head and body. Decides nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from router.model import Attempt, Exchange
+from router.net.framing import Replay
+from router.net.reply import Reply
+from router.net.runtime import Runtime
+from router.net.upstream import UpstreamConnection
+from router.policy.dispatch import Dispatch
+from router.policy.headers import VIA
+
+if TYPE_CHECKING:
+    from router.net.client import ClientConnection
+
+__all__ = ["Ask"]
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Ask(Reply):
+    """What Forward is made upon, together with Reply; knows the request and the connections that it goes to."""
+
+    __slots__ = (
+        "_conns",
+        "_dispatch",
+        "_head",
+        "_kept",
+        "_over",
+        "_replay",
+        "_tokens",
+        "_vouched",
+        "expects",
+        "has_body",
+    )
+
+    def __init__(
+        self, client: ClientConnection, runtime: Runtime, exchange: Exchange, kept: list[bytes], vouched: str
+    ) -> None:
+        super().__init__(client, runtime, exchange)
+        #: Fields of the request that go on.
+        self._kept = kept
+        #: The lines that say who the client is.
+        self._vouched = vouched
+        self._head = b""
+        self.has_body = False
+        #: Whether the client waits for "100 Continue".
+        self.expects = False
+        #: The body so far, where there is one.
+        self._replay: Replay | None = None
+        #: Connections of attempts under way.
+        self._conns: list[UpstreamConnection] = []
+        self._dispatch: Dispatch | None = None
+        #: What observers gave at the start; None if none listens.
+        self._tokens: Any = None
+        self._over = False
+
+    def _request_head(self, attempt: Attempt) -> bytes:
+        """The head as it goes to an endpoint: the client's own bytes, and after them what the router vouches for."""
+        exchange = self.exchange
+        first = f"{exchange.method} {exchange.target} HTTP/1.1\r\n"
+        added = f"{self._vouched}X-Forwarded-Host: {exchange.host}\r\n{VIA}X-Request-ID: {exchange.id}\r\n"
+        if not exchange.host:
+            added += f"Host: {exchange.listener}\r\n"
+        lines: list[tuple[bytes, bytes]] = []
+        if self._tokens is not None:
+            self._runtime.observers.attempt_started(self._tokens, exchange, attempt, lines)
+        pieces = [b"%b: %b\r\n" % line for line in lines]
+        return b"".join(
+            (first.encode("utf-8", "surrogateescape"), *self._kept, added.encode("latin-1"), *pieces, b"\r\n")
+        )
+
+    def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
+        conn.request_done = self._client.body_done
+        replay = self._replay
+        assert replay is not None
+        self._runtime.write(conn.transport, b"".join((head, *replay.pieces)))
+        if self.expects and not replay.pieces:
+            self._client.write(_CONTINUE)
+        self._trim(replay)
+        self._client.resume()
+
+    # The request's body
+
+    def feed(self, data: bytes, last: bool) -> None:
+        """Takes the next piece of the request's body, framed as it goes on."""
+        replay = self._replay
+        if self._over or replay is None:
+            return
+        replay.add(data)
+        if not self._conns:
+            # Nobody to send to yet: what came is held, and no more is read.
+            self._client.pause()
+            return
+        for conn in self._conns:
+            self._runtime.write(conn.transport, data)
+            conn.request_done = last
+        self._trim(replay)
+
+    def _trim(self, replay: Replay) -> None:
+        """What has been sent is held for another attempt only while it is small."""
+        dispatch = self._dispatch
+        if dispatch is not None and replay.trim(dispatch.pool.retry.buffer):
+            dispatch.body_taken(replayable=False)
+
+    def on_full(self) -> None:
+        self._client.pause()
+
+    def on_drained(self) -> None:
+        self._client.resume()

@@ -1,0 +1,111 @@
+"""The client's side of an exchange: the response as it is written, relayed or made here. Decides nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from router.errors import RouterError
+from router.model import Exchange, Response
+from router.net.filtering import changed_by_plugins
+from router.net.pages import date_line, error_response, given_response, status_line
+from router.net.runtime import Runtime
+from router.policy.headers import BODY_TO_END, VIA, ResponseHead
+from router.policy.pool import Pool
+
+if TYPE_CHECKING:
+    from router.net.client import ClientConnection, End
+
+__all__ = ["Reply"]
+
+#: A first piece of a body larger than this is written after its head, not copied behind it.
+_LARGE = 16 << 10
+
+
+class Reply:
+    """What Forward is made upon; knows the client and the response, nothing of attempts."""
+
+    __slots__ = ("_chunks", "_client", "_passed_on", "_runtime", "_unframed", "closes", "exchange")
+
+    def __init__(self, client: ClientConnection, runtime: Runtime, exchange: Exchange) -> None:
+        self._client = client
+        self._runtime = runtime
+        self.exchange = exchange
+        #: Whether the client's connection closes after the response.
+        self.closes = False
+        self._passed_on = False
+        #: Whether pieces of the response are to be framed as chunks here.
+        self._chunks = False
+        #: Whether only the end of the connection ends the response, for an HTTP/1.0 client.
+        self._unframed = False
+
+    def _relay_head(self, message: Any, head: ResponseHead, body: bytes, done: bool, pool: Pool) -> None:
+        """Passes an endpoint's response on: its head, and the first piece of its body."""
+        self._passed_on = True
+        data = self._response_head(message, head, done, pool)
+        if self._chunks and body:
+            data += b"%x\r\n%b\r\n" % (len(body), body)
+        elif len(body) > _LARGE:
+            self._client.write(data)
+            data = body
+        elif body:
+            data += body
+        self._client.write(data)
+
+    def _response_head(self, message: Any, head: ResponseHead, done: bool, pool: Pool) -> bytes:
+        kept, length, _, has_date, has_id = head
+        exchange = self.exchange
+        if exchange.route.filters or pool.affinity is not None:
+            kept = changed_by_plugins(kept, exchange, pool)
+        added = VIA if has_id else f"{VIA}X-Request-ID: {exchange.id}\r\n"
+        if not has_date:
+            added += date_line()
+        modern = exchange.version >= (1, 1)
+        if length < 0:
+            if modern:
+                added += "Transfer-Encoding: chunked\r\n"
+                self._chunks = length == BODY_TO_END
+            else:
+                self.closes = self._unframed = True
+        if self.closes or self._runtime.draining or (done and not self._client.body_done):
+            self.closes = True
+            added += "Connection: close\r\n"
+        elif not modern:
+            added += "Connection: keep-alive\r\n"
+        return b"".join((status_line(message.code, message.reason), *kept, added.encode("latin-1"), b"\r\n"))
+
+    def _relay_body(self, data: bytes, done: bool) -> None:
+        if self._chunks:
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (b"0\r\n\r\n" if done else b"")
+        if data:
+            self._client.write(data)
+
+    def _answer_error(self, error: RouterError) -> None:
+        """A response of the router's own."""
+        exchange = self.exchange
+        self._close_if_unread()
+        exchange.status = error.status
+        self._client.write(
+            error_response(
+                error,
+                request_id=exchange.id,
+                headers=exchange.headers,
+                head_only=exchange.method == "HEAD",
+                closes=self.closes,
+            )
+        )
+
+    def _answer(self, answer: Response) -> None:
+        """A filter's response."""
+        exchange = self.exchange
+        self._close_if_unread()
+        exchange.status = answer.status
+        self._client.write(given_response(answer, head_only=exchange.method == "HEAD", closes=self.closes))
+
+    def _close_if_unread(self) -> None:
+        self.closes = self.closes or self._runtime.draining or not self._client.body_done
+
+    def _end(self, error: RouterError | None) -> End:
+        """How the connection goes on after this exchange."""
+        if error is not None and self._passed_on:
+            return "reset" if self._unframed else "break"
+        return "close" if self.closes or not self._client.body_done else "keep"

@@ -1,0 +1,77 @@
+"""The writing side of a client connection: backpressure, deadlines, and ends that the client can tell apart."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+from router.net.runtime import Runtime
+
+__all__ = ["ClientWire"]
+
+#: Seconds that a client gets to read its answer before the connection closes.
+_LINGER = 2.0
+_NEVER = float("inf")
+#: Closing with RST: what the peer has cannot be taken for a whole message.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class ClientWire(asyncio.Protocol):
+    """What ClientConnection is made upon; knows bytes and time, no requests."""
+
+    __slots__ = ("_lingering", "_paused", "_runtime", "deadline", "transport")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lingering = False
+        self._paused = False
+        #: When the sweeper is to call `expired`.
+        self.deadline = _NEVER
+        self.transport: Any = None
+
+    def _due_in(self, seconds: float) -> None:
+        self.deadline = self._runtime.clock() + seconds
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self._runtime.write(self.transport, data)
+
+    def pause(self) -> None:
+        """Stops reading from the client until `resume`."""
+        if not self._paused and self.transport is not None:
+            self._paused = True
+            self.deadline = _NEVER
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Closes after what was written."""
+        if self.transport is not None:
+            self._runtime.flush()
+            self.transport.close()
+
+    def linger(self) -> None:
+        """Closes so that the answer arrives: a client that still sends would else be reset before it reads it."""
+        if self.transport is None:
+            return
+        self._runtime.flush()
+        self._lingering = True
+        self.resume()
+        self._due_in(_LINGER)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def abort(self) -> None:
+        """Breaks the connection off so that the client cannot take what it has for a whole response."""
+        if self.transport is None:
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
