@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from router.model import Attempt, Exchange
+from router.model import Attempt
 from router.net.framing import Replay
 from router.net.reply import Reply
-from router.net.runtime import Runtime
 from router.net.upstream import UpstreamConnection
 from router.policy.dispatch import Dispatch
 from router.policy.headers import VIA
-
-if TYPE_CHECKING:
-    from router.net.client import ClientConnection
 
 __all__ = ["Ask"]
 
@@ -36,41 +32,36 @@ class Ask(Reply):
         "has_body",
     )
 
-    def __init__(
-        self, client: ClientConnection, runtime: Runtime, exchange: Exchange, kept: list[bytes], vouched: str
-    ) -> None:
-        super().__init__(client, runtime, exchange)
-        #: Fields of the request that go on.
-        self._kept = kept
-        #: The lines that say who the client is.
-        self._vouched = vouched
-        self._head = b""
-        self.has_body = False
-        #: Whether the client waits for "100 Continue".
-        self.expects = False
-        #: The body so far, where there is one.
-        self._replay: Replay | None = None
-        #: Connections of attempts under way.
-        self._conns: list[UpstreamConnection] = []
-        self._dispatch: Dispatch | None = None
-        #: What observers gave at the start; None if none listens.
-        self._tokens: Any = None
-        self._over = False
+    #: Fields of the request that go on.
+    _kept: list[bytes]
+    #: The lines that say who the client is.
+    _vouched: str
+    #: The head as it was sent, for sending it again.
+    _head: bytes
+    has_body: bool
+    #: Whether the client waits for "100 Continue".
+    expects: bool
+    #: The body so far, where there is one.
+    _replay: Replay | None
+    #: Connections of attempts under way.
+    _conns: list[UpstreamConnection]
+    _dispatch: Dispatch
+    #: What observers gave at the start; None if none listens.
+    _tokens: Any
+    _over: bool
 
     def _request_head(self, attempt: Attempt) -> bytes:
         """The head as it goes to an endpoint: the client's own bytes, and after them what the router vouches for."""
         exchange = self.exchange
         first = f"{exchange.method} {exchange.target} HTTP/1.1\r\n"
         added = f"{self._vouched}X-Forwarded-Host: {exchange.host}\r\n{VIA}X-Request-ID: {exchange.id}\r\n"
-        if not exchange.host:
-            added += f"Host: {exchange.listener}\r\n"
-        lines: list[tuple[bytes, bytes]] = []
+        pieces = [first.encode("utf-8", "surrogateescape"), *self._kept, added.encode("latin-1")]
         if self._tokens is not None:
+            lines: list[tuple[bytes, bytes]] = []
             self._runtime.observers.attempt_started(self._tokens, exchange, attempt, lines)
-        pieces = [b"%b: %b\r\n" % line for line in lines]
-        return b"".join(
-            (first.encode("utf-8", "surrogateescape"), *self._kept, added.encode("latin-1"), *pieces, b"\r\n")
-        )
+            pieces += [b"%b: %b\r\n" % line for line in lines]
+        pieces.append(b"\r\n")
+        return b"".join(pieces)
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
         conn.request_done = self._client.body_done

@@ -178,6 +178,9 @@ class ClientConnection(ClientWire):
         host = message.headers.get("Host", "")
         if target[0] != "/" or "#" in target:
             target, host, fields = origin_form(message.method, target, host, fields)
+        elif not host:
+            # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
+            fields = (*fields, (b"Host", listener.authority))
         kept, length, expects, request_id, forwarded, _ = read_request(fields)
         vouched, client = self._vouched, self.peer
         if vouched is None:

@@ -38,14 +38,23 @@ class Connections:
         """An idle connection, or None.
 
         Args:
-            fresh: for a request that must not be sent twice: only one that was idle for under a second.
+            fresh: for a request that must not be sent twice: only one that was idle for under a second, and that the
+                endpoint has not closed in this very moment.
         """
         if not self._idle:
             return None
-        # The one that became idle last: if it is not fresh, none is.
-        if fresh and now - self._idle[-1].idle_since > _FRESH:
-            return None
+        if fresh:
+            return self._take_fresh(now)
         return self._idle.pop()
+
+    def _take_fresh(self, now: float) -> UpstreamConnection | None:
+        # The last one became idle last: if it is not fresh, none is.
+        while self._idle and now - self._idle[-1].idle_since <= _FRESH:
+            conn = self._idle.pop()
+            if not conn.has_news():
+                return conn
+            conn.abandon()
+        return None
 
     def put(self, conn: UpstreamConnection, now: float) -> None:
         """Takes a connection back whose response is complete."""

@@ -9,6 +9,7 @@ from router.model import Exchange, Response
 from router.net.filtering import changed_by_plugins
 from router.net.pages import date_line, error_response, given_response, status_line
 from router.net.runtime import Runtime
+from router.net.upstream import UpstreamConnection
 from router.policy.headers import BODY_TO_END, VIA, ResponseHead
 from router.policy.pool import Pool
 
@@ -26,17 +27,23 @@ class Reply:
 
     __slots__ = ("_chunks", "_client", "_passed_on", "_runtime", "_unframed", "closes", "exchange")
 
-    def __init__(self, client: ClientConnection, runtime: Runtime, exchange: Exchange) -> None:
-        self._client = client
-        self._runtime = runtime
-        self.exchange = exchange
-        #: Whether the client's connection closes after the response.
-        self.closes = False
-        self._passed_on = False
-        #: Whether pieces of the response are to be framed as chunks here.
-        self._chunks = False
-        #: Whether only the end of the connection ends the response, for an HTTP/1.0 client.
-        self._unframed = False
+    _client: ClientConnection
+    _runtime: Runtime
+    exchange: Exchange
+    #: Whether the client's connection closes after the response.
+    closes: bool
+    #: Whether a byte of an endpoint's response has been passed on.
+    _passed_on: bool
+    #: Whether pieces of the response are to be framed as chunks here.
+    _chunks: bool
+    #: Whether only the end of the connection ends the response, for an HTTP/1.0 client.
+    _unframed: bool
+
+    def on_interim(self, conn: UpstreamConnection, message: Any) -> None:
+        """103 goes on to clients that know it; others of 1xx end here."""
+        if message.code == 103 and self.exchange.version >= (1, 1) and not self._passed_on:
+            lines = [b"%b: %b\r\n" % field for field in message.raw_headers]
+            self._client.write(b"".join((status_line(103, message.reason), *lines, b"\r\n")))
 
     def _relay_head(self, message: Any, head: ResponseHead, body: bytes, done: bool, pool: Pool) -> None:
         """Passes an endpoint's response on: its head, and the first piece of its body."""

@@ -16,7 +16,7 @@ from router.policy.table import Table
 
 __all__ = ["Runtime", "wake"]
 
-_ID_CHARS = 32
+_ID_BYTES = 16
 _IDS_AT_ONCE = 256
 
 
@@ -25,7 +25,6 @@ class Runtime:
 
     __slots__ = (
         "_ids",
-        "_ids_at",
         "_outbox",
         "_tasks",
         "clock",
@@ -60,19 +59,17 @@ class Runtime:
         self.sweeper = Sweeper(loop, clock, tick)
         #: True once the process is to end: connections close after their response.
         self.draining = False
-        self._ids = ""
-        self._ids_at = 0
+        self._ids: list[str] = []
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def new_id(self) -> str:
         """A request id: 128 random bits in hexadecimal, drawn from the system many at a time."""
-        at = self._ids_at
-        if at >= len(self._ids):
-            self._ids = os.urandom(_ID_CHARS // 2 * _IDS_AT_ONCE).hex()
-            at = 0
-        self._ids_at = at + _ID_CHARS
-        return self._ids[at : at + _ID_CHARS]
+        ids = self._ids
+        if not ids:
+            drawn = os.urandom(_ID_BYTES * _IDS_AT_ONCE).hex()
+            ids += [drawn[at : at + 2 * _ID_BYTES] for at in range(0, len(drawn), 2 * _ID_BYTES)]
+        return ids.pop()
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Writes once what is readable now has been read.

@@ -31,9 +31,12 @@ class Listener:
         name = sock.getsockname()
         if sock.family == socket.AF_UNIX:
             self.name = f"unix:{name}"
+            self.authority = b"localhost"
         else:
             host = f"[{name[0]}]" if ":" in name[0] else name[0]
             self.name = f"{host}:{name[1]}"
+            #: What stands for a Host field that a client left out.
+            self.authority = self.name.encode()
         self.refusals = 0
 
     async def start(self) -> None:

@@ -7,6 +7,7 @@ one, or after its end, close it: they never reach another exchange. Bodies of kn
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
@@ -94,6 +95,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def is_alive(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
+
+    def has_news(self) -> bool:
+        """Whether anything waits to be read that the loop has not told yet: on an idle connection, its end."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def pause(self) -> None:
         """Stops reading until `resume`; the endpoint is not blamed for the client's slowness meanwhile."""

@@ -263,8 +263,8 @@ class Dispatch:
 
     def close(self, now: float) -> None:
         """The exchange is over. Whatever is still open closes as neutral. A second call does nothing."""
-        for attempt in tuple(self.live):
-            self.ended(attempt, ClientGone(), now)
+        while self.live:
+            self.ended(self.live[0], ClientGone(), now)
         if self._ticket is not None:
             self.pool.queue.leave(self._ticket)
             self._admitted = self._admitted or self._ticket.granted

@@ -31,6 +31,7 @@ BODY_TO_END = -2
 
 VIA = "Via: 1.1 router\r\n"
 
+#: What is to be done with a field. Zero, the usual one: nothing.
 _PLAIN, _DROP, _CONNECTION, _LENGTH, _CODING, _EXPECT, _ID, _FORWARDED, _DATE = range(9)
 
 
@@ -130,7 +131,7 @@ def read_request(fields: RawHeaders) -> RequestHead:
     codes = _REQUEST_CODES
     for name, value in fields:
         code = codes[name]
-        if code == _PLAIN:
+        if not code:
             kept += (name, b": ", value, b"\r\n")
         elif code == _LENGTH:
             if seen_length or not value.isdigit() or len(value) > 18:
@@ -180,7 +181,7 @@ def read_response(fields: RawHeaders, status: int, method: str) -> ResponseHead:
     codes = _RESPONSE_CODES
     for name, value in fields:
         code = codes[name]
-        if code == _PLAIN:
+        if not code:
             kept += (name, b": ", value, b"\r\n")
         elif code == _DATE:
             has_date = True

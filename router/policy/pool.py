@@ -224,11 +224,11 @@ class Pool:
             self.place(endpoint, now)
 
     def release(self, endpoint: Endpoint, now: float) -> None:
-        full = endpoint.load >= endpoint.limit
-        endpoint.load -= 1
-        if full:
+        load = endpoint.load
+        endpoint.load = load - 1
+        if load >= endpoint.limit:
             self.place(endpoint, now)
-        elif endpoint.load == 0 and endpoint.home is None and self.members.get(endpoint.identity) is not endpoint:
+        elif endpoint.home is None and load == 1 and self.members.get(endpoint.identity) is not endpoint:
             self.gone(endpoint)
 
     # Admission: FIFO, newcomers never pass a waiting one
