@@ -212,7 +212,7 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[_Found]:
     if limits.queue and not (limits.in_flight or limits.in_flight_per_endpoint):
         hint = "set limits.in_flight or limits.in_flight_per_endpoint"
         yield _Found((*path, "limits", "queue"), "a queue has no effect without a limit", hint)
-    if not pool.selection:
+    if pool.selection == "":
         yield _Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")
     yield from _plugin(pool.selection, (*path, "selection"))
     yield from _plugin(pool.affinity, (*path, "affinity"))

@@ -1,4 +1,4 @@
-"""Finds plugins and knows what they offer: (concern, name) -> factory and options. The only file that uses pluggy.
+"""Finds plugins and knows what they offer: (concern, name) -> factory and options. The only file that calls pluggy.
 
 Entry points load one by one, and what is wrong about one is told with its distribution, plugin, hook and argument, and
 does not stop the others. Runs at start and at reload, never while a request is served.

@@ -91,8 +91,11 @@ def prepare(config: Config, source: Source | None, folder: Path, *, seed: int | 
         maker.made.rng.seed(seed)
     if not maker.faults:
         maker.make()
-    if faults or maker.faults:
-        raise ConfigFaults([*faults, *maker.faults], config, source)
+    # What the shape of a reference already says need not be said again by its plugin.
+    known = {fault.key for fault in faults}
+    faults += [fault for fault in maker.faults if fault.key not in known]
+    if faults:
+        raise ConfigFaults(faults, config, source)
     return maker.made
 
 

@@ -1,3 +1,5 @@
+"""The structs of a configuration: defaults, units, and what a table refuses."""
+
 import math
 
 import msgspec

@@ -1,3 +1,5 @@
+"""What holds across tables: each fault is said once, at its place, and a sound file has none."""
+
 import pytest
 
 from router.config import (

@@ -1,3 +1,5 @@
+"""From data to structs: every fault is collected, and the sound rest is kept."""
+
 import copy
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Reading files: TOML, JSON and YAML give the same configuration, and bad text is told by line."""
+
 import builtins
 import json
 

@@ -1,3 +1,5 @@
+"""${VAR} and { file = ... } are filled in anywhere, once, and never shown."""
+
 import os
 
 import pytest

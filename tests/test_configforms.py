@@ -1,3 +1,5 @@
+"""Single values: what is accepted, what is refused, and what the refusal proposes."""
+
 import pytest
 
 from router.configforms import (

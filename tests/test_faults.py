@@ -1,3 +1,5 @@
+"""A fault as it is printed: place, key, value as written, hint, caret; nothing secret."""
+
 import pytest
 
 from router.faults import ConfigFaults, Source, did_you_mean, dotted, visible

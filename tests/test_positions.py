@@ -1,3 +1,5 @@
+"""Places of keys and values agree with what the parsers read, whatever the text."""
+
 import json
 import tomllib
 

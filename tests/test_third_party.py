@@ -95,6 +95,18 @@ def test_the_command_line_lists_it(installed: Path, tmp_path: Path) -> None:
     }
 
 
+def test_every_example_that_is_a_distribution_is_tested_here() -> None:
+    assert [file.parent for file in (ROOT / "examples").glob("*/pyproject.toml")] == [EXAMPLE]
+
+
+def test_its_configuration_is_sound_once_it_is_installed(installed: Path) -> None:
+    result = subprocess.run(
+        [installed / "router", "check", EXAMPLE / "router.toml"], capture_output=True, text=True, timeout=50
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert result.stdout.endswith(": 1 listener, 1 route, 1 pool, 2 endpoints: ok\n")
+
+
 def test_requests_are_routed_by_it(installed: Path, tmp_path: Path) -> None:
     with backend(b"stable") as stable, backend(b"canary") as canary:
         port = free_port()

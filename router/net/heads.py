@@ -12,7 +12,14 @@ from typing import Any
 from aiohttp.http import HttpRequestParser, HttpResponseParser
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 
-from router.errors import BadRequest, HeadTooLarge, NotImplementedMethod, ProtocolError, VersionNotSupported
+from router.errors import (
+    BadRequest,
+    ClientError,
+    HeadTooLarge,
+    NotImplementedMethod,
+    ProtocolError,
+    VersionNotSupported,
+)
 
 __all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "split_head"]
 
@@ -93,11 +100,13 @@ class RequestHeads:
         return message
 
 
-def _refusal(error: HttpProcessingError, head: bytes) -> BadRequest | NotImplementedMethod:
+def _refusal(error: HttpProcessingError, head: bytes) -> ClientError:
     method = head.partition(b" ")[0]
     if isinstance(error, BadHttpMethod) and method.isalpha() and len(method) < 32:
         return NotImplementedMethod("the request's method is not known")
-    # The first line only: the rest of aiohttp's message quotes what the client sent.
+    if error.message.startswith("Too many headers"):
+        return HeadTooLarge("too many fields")
+    # For the debug log: one line, escaped, for it may quote what the client sent.
     return BadRequest(error.message.partition("\n")[0][:200])
 
 

@@ -123,12 +123,9 @@ def read_request(fields: RawHeaders) -> RequestHead:
         ExpectationFailed: an expectation besides 100-continue.
     """
     kept: list[bytes] = []
-    length = 0
+    length, request_id = 0, ""
     seen_length = chunked = expects = False
-    request_id = ""
-    options = _NO_OPTIONS
-    forwarded = _NO_FORWARDED
-    codes = _REQUEST_CODES
+    options, forwarded, codes = _NO_OPTIONS, _NO_FORWARDED, _REQUEST_CODES
     for name, value in fields:
         code = codes[name]
         if not code:

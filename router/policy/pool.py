@@ -50,10 +50,8 @@ class Pool:
         self.rng = rng
         self.affinity = affinity
         self.detectors = tuple(detectors)
-        self.timeouts = timeouts or Timeouts()
-        self.limits = limits or Limits()
-        self.retry = retry or RetryRule()
-        self.budget = budget or Budget()
+        self.timeouts, self.limits = timeouts or Timeouts(), limits or Limits()
+        self.retry, self.budget = retry or RetryRule(), budget or Budget()
         self.ejection = ejection or EjectionRule()
         #: Seconds that the head of one attempt's response may take.
         self.attempt_timeout = min(self.timeouts.head, self.retry.attempt_timeout)
@@ -74,7 +72,7 @@ class Pool:
         self.changed: Callable[[Endpoint, str], None] = lambda endpoint, cause: None
         #: Called with a removed endpoint whose last lease has closed.
         self.gone: Callable[[Endpoint], None] = lambda endpoint: None
-        #: Called with a detector that raised; it is not asked again.
+        #: Called with a plugin that raised.
         self.muted: Callable[[Any, Exception], None] = lambda plugin, error: None
         self.queue = Queue()
         self._selector_key = getattr(selector, "key", None)
