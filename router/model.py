@@ -65,6 +65,7 @@ class Exchange(msgspec.Struct, eq=False):
     pinned: Endpoint | None = None
     #: The selector's hash key, asked once.
     key: int | None = None
+    keyed: bool = False
     #: Of the response; 0 before there is one.
     status: int = 0
     marks: dict[str, Any] | None = None

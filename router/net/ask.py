@@ -23,7 +23,7 @@ class Ask(Reply):
         "_conns",
         "_dispatch",
         "_head",
-        "_kept",
+        "_lines",
         "_over",
         "_replay",
         "_tokens",
@@ -32,8 +32,8 @@ class Ask(Reply):
         "has_body",
     )
 
-    #: Fields of the request that go on.
-    _kept: list[bytes]
+    #: Field lines of the request that go on.
+    _lines: bytes
     #: The lines that say who the client is.
     _vouched: str
     #: The head as it was sent, for sending it again.
@@ -53,14 +53,13 @@ class Ask(Reply):
     def _request_head(self, attempt: Attempt) -> bytes:
         """The head as it goes to an endpoint: the client's own bytes, and after them what the router vouches for."""
         exchange = self.exchange
-        first = f"{exchange.method} {exchange.target} HTTP/1.1\r\n"
-        added = f"{self._vouched}X-Forwarded-Host: {exchange.host}\r\n{VIA}X-Request-ID: {exchange.id}\r\n"
-        pieces = [first.encode("utf-8", "surrogateescape"), *self._kept, added.encode("latin-1")]
+        first = f"{exchange.method} {exchange.target} HTTP/1.1"
+        added = f"{self._vouched}{VIA}X-Request-ID: {exchange.id}\r\n\r\n"
+        pieces = [first.encode("utf-8", "surrogateescape"), self._lines, added.encode("latin-1")]
         if self._tokens is not None:
-            lines: list[tuple[bytes, bytes]] = []
-            self._runtime.observers.attempt_started(self._tokens, exchange, attempt, lines)
-            pieces += [b"%b: %b\r\n" % line for line in lines]
-        pieces.append(b"\r\n")
+            more: list[tuple[bytes, bytes]] = []
+            self._runtime.observers.attempt_started(self._tokens, exchange, attempt, more)
+            pieces[2:2] = [b"%b: %b\r\n" % field for field in more]
         return b"".join(pieces)
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
@@ -101,3 +100,7 @@ class Ask(Reply):
 
     def on_drained(self) -> None:
         self._client.resume()
+
+    def _tell_ended(self, attempt: Attempt) -> None:
+        if self._tokens is not None and attempt.final is not None:
+            self._runtime.observers.attempt_ended(self._tokens, self.exchange, attempt, attempt.final)

@@ -17,7 +17,7 @@ from router.net.heads import split_head
 from router.net.pages import error_response, health_response
 from router.net.wire import ClientWire
 from router.policy.forwarded import client_of, forwarded_lines
-from router.policy.headers import BODY_CHUNKED, read_request
+from router.policy.headers import BODY_CHUNKED, lines_of, read_request
 from router.policy.targets import origin_form
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class ClientConnection(ClientWire):
         try:
             message = self._runtime.request_heads.parse(head)
             headers = message.headers
-            forward = self._exchange(message)
+            forward = self._exchange(message, head)
         except RouterError as error:
             self._refuse(error, headers)
             return
@@ -171,20 +171,24 @@ class ClientConnection(ClientWire):
             if data:
                 self._body(data)
 
-    def _exchange(self, message: Any) -> Forward | None:
-        listener = self._listener
-        runtime = listener.runtime
+    def _exchange(self, message: Any, head: bytes) -> Forward | None:
+        listener, runtime = self._listener, self._runtime
         target, fields = message.path, message.raw_headers
         host = message.headers.get("Host", "")
         if target[0] != "/" or "#" in target:
             target, host, fields = origin_form(message.method, target, host, fields)
+            lines = lines_of(fields)
         elif not host:
             # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
             fields = (*fields, (b"Host", listener.authority))
-        kept, length, expects, request_id, forwarded, _ = read_request(fields)
-        vouched, client = self._vouched, self.peer
-        if vouched is None:
-            client, vouched = client_of(self.peer, listener.scheme, forwarded, runtime.table.trusts)
+            lines = lines_of(fields)
+        else:
+            lines = head[head.find(b"\r\n") : -2]
+        lines, length, expects, request_id, forwarded, _ = read_request(fields, lines)
+        if self._vouched is None:
+            client, vouched = client_of(self.peer, listener.scheme, host, forwarded, runtime.table.trusts)
+        else:
+            client, vouched = self.peer, f"{self._vouched}X-Forwarded-Host: {host}\r\n"
         exchange = Exchange(
             message.method,
             target,
@@ -198,10 +202,9 @@ class ClientConnection(ClientWire):
             runtime.clock(),
             request_id or runtime.new_id(),
         )
-        health = runtime.table.health_path
-        if health and target.startswith(health) and self._health(exchange, message.should_close or length != 0):
+        if runtime.table.health_path and self._health(exchange, message.should_close or length != 0):
             return None
-        forward = Forward(self, runtime, exchange, kept, vouched)
+        forward = Forward(self, runtime, exchange, lines, vouched)
         forward.closes = message.should_close
         if length:
             self._expect_body(forward, length, expects)
@@ -259,8 +262,6 @@ class ClientConnection(ClientWire):
         self._wait_for_client()
         if piece or not self._left:
             forward.feed(piece, not self._left)
-
-    # Used by the exchange and the listener
 
     def done(self, end: End) -> None:
         """The exchange is over, and so is the connection unless `end` is "keep".

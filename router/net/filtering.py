@@ -9,6 +9,7 @@ from typing import Any
 
 from router.errors import InternalError, RouterError
 from router.model import Exchange, Response
+from router.policy.headers import lines_of
 from router.policy.pool import Pool
 
 __all__ = ["changed_by_plugins", "run_filters"]
@@ -33,13 +34,14 @@ async def run_filters(filters: Iterable[Any], exchange: Exchange) -> RouterError
     return None
 
 
-def changed_by_plugins(kept: list[bytes], exchange: Exchange, pool: Pool) -> list[bytes]:
-    """A response's fields after affinity and the route's filters, these in reverse order.
+def changed_by_plugins(lines: bytes, exchange: Exchange, pool: Pool) -> bytes:
+    """A response's lines after affinity and the route's filters, these in reverse order.
 
     Args:
-        kept: four pieces per field, as read_response gives them.
+        lines: as read_response gives them.
     """
-    fields = [(kept[i], kept[i + 2]) for i in range(0, len(kept), 4)]
+    parts = [line.partition(b":") for line in lines.split(b"\r\n")[1:-1]]
+    fields = [(name, value.strip(b" \t")) for name, _, value in parts]
     if pool.affinity is not None:
         try:
             pool.affinity.remember(exchange.tried[-1], exchange, fields)
@@ -50,4 +52,4 @@ def changed_by_plugins(kept: list[bytes], exchange: Exchange, pool: Pool) -> lis
             plugin.on_response(exchange, fields)
         except Exception as error:
             pool.muted(plugin, error)
-    return [b"%b: %b\r\n" % field for field in fields]
+    return lines_of(fields)

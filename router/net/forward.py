@@ -39,13 +39,13 @@ class Forward(Ask):
     __slots__ = ("_filtering", "_timer")
 
     def __init__(
-        self, client: ClientConnection, runtime: Runtime, exchange: Exchange, kept: list[bytes], vouched: str
+        self, client: ClientConnection, runtime: Runtime, exchange: Exchange, lines: bytes, vouched: str
     ) -> None:
         # One per request: everything that Reply and Ask declare is set here, in one call instead of three.
         self._client = client
         self._runtime = runtime
         self.exchange = exchange
-        self._kept = kept
+        self._lines = lines
         self._vouched = vouched
         self._head = b""
         self._conns = []
@@ -128,7 +128,8 @@ class Forward(Ask):
         if connections is None:
             connections = endpoint.connections = Connections(self._runtime, endpoint, pool.timeouts.stream)
         if attempt.hedge_after is not None and not self.has_body:
-            self._call_later(attempt.hedge_after)
+            # A timer may fire within a millisecond before its time.
+            self._call_later(attempt.hedge_after + 0.001)
         conn = connections.take(now, fresh=self.exchange.method not in IDEMPOTENT)
         if conn is not None:
             self._send(conn, attempt, now)
@@ -246,10 +247,7 @@ class Forward(Ask):
         dispatch = self._dispatch
         dispatch.ended(attempt, error, now)
         self._tell_ended(attempt)
-
-    def _tell_ended(self, attempt: Attempt) -> None:
-        if self._tokens is not None and attempt.final is not None:
-            self._runtime.observers.attempt_ended(self._tokens, self.exchange, attempt, attempt.final)
+        wake(dispatch.pool)
 
     def _cancel(self, verdict: Relay, now: float) -> None:
         """Ends the attempts that another one has beaten."""

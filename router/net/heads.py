@@ -35,11 +35,10 @@ def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
     Raises:
         HeadTooLarge: it is longer than `max_bytes`, whole or not. BadRequest: a line ends without CR LF.
     """
-    end = data.find(HEAD_END) + 4
-    while end == 4:
+    while data.startswith(b"\r\n"):
         # Empty lines before a request (RFC 9112 §2.2).
-        data = data[4:]
-        end = data.find(HEAD_END) + 4
+        data = data[2:]
+    end = data.find(HEAD_END) + 4
     if end > max_bytes or (end == 3 and len(data) > max_bytes):
         raise HeadTooLarge(f"more than {max_bytes} bytes")
     if end == len(data):
@@ -48,7 +47,7 @@ def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         return data[:end], data[end:]
     if data.count(b"\n") != data.count(b"\r\n"):
         raise BadRequest("a line of the head ends without CR LF")
-    return b"", b"" if data == b"\r\n" else data
+    return b"", data
 
 
 class RequestHeads:
@@ -86,7 +85,8 @@ class RequestHeads:
         except HttpProcessingError as error:
             self._renew()
             raise _refusal(error, head) from None
-        if len(messages) != 1:
+        # llhttp skips line ends before a message, but others look for the end of its first line: none may be there.
+        if len(messages) != 1 or head[0] in b"\r\n":
             self._renew()
             if head.startswith(b"PRI * HTTP/2"):
                 raise VersionNotSupported("HTTP/2 without ALPN")
@@ -140,7 +140,7 @@ class ResponseHeads:
         except HttpProcessingError as error:
             self._renew()
             raise ProtocolError(error.message.partition("\n")[0][:200]) from None
-        if len(messages) != 1:
+        if len(messages) != 1 or head[0] in b"\r\n":
             self._renew()
             raise ProtocolError("not one response head")
         message = messages[0][0]

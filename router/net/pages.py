@@ -42,13 +42,13 @@ def date_line() -> str:
 
 
 def status_line(status: int, reason: str | None = None) -> bytes:
-    """`HTTP/1.1 200 OK` with its line end; without `reason`, the standard one."""
+    """`HTTP/1.1 200 OK`; without `reason`, the standard one."""
     key = (status, _REASONS.get(status, "") if reason is None else reason)
     line = _lines.get(key)
     if line is None:
         if len(_lines) >= _REMEMBERED_LINES:
             _lines.clear()
-        line = _lines[key] = f"HTTP/1.1 {status} {key[1]}\r\n".encode("utf-8", "surrogateescape")
+        line = _lines[key] = f"HTTP/1.1 {status} {key[1]}".encode("utf-8", "surrogateescape")
     return line
 
 
@@ -60,7 +60,7 @@ def plain_response(status: int, kind: bytes, body: bytes, *, head_only: bool = F
         head_only: the request was HEAD: its Content-Length is told, its body is not sent.
         extra: more whole lines.
     """
-    head = b"%bContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b%b\r\n" % (
+    head = b"%b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b%b\r\n" % (
         status_line(status),
         kind,
         len(body),
@@ -108,7 +108,7 @@ def error_response(
 
 def health_response(exchange: Exchange, path: str, *, draining: bool, closes: bool) -> bytes | None:
     """The router's own health: ready at `path` and `path`/ready, live at `path`/live; None for other paths."""
-    rest = exchange.path[len(path) :]
+    rest = exchange.path.removeprefix(path) if exchange.target.startswith(path) else None
     if rest not in ("", "/ready", "/live"):
         return None
     ready = b"false" if draining else b"true"
@@ -128,4 +128,4 @@ def given_response(answer: Response, *, head_only: bool, closes: bool) -> bytes:
     lines.append(b"Content-Length: %d\r\n%b" % (len(answer.body), date_line().encode()))
     if closes:
         lines.append(b"Connection: close\r\n")
-    return b"".join((status_line(answer.status), *lines, b"\r\n", b"" if head_only else answer.body))
+    return b"".join((status_line(answer.status), b"\r\n", *lines, b"\r\n", b"" if head_only else answer.body))

@@ -43,7 +43,7 @@ class Reply:
         """103 goes on to clients that know it; others of 1xx end here."""
         if message.code == 103 and self.exchange.version >= (1, 1) and not self._passed_on:
             lines = [b"%b: %b\r\n" % field for field in message.raw_headers]
-            self._client.write(b"".join((status_line(103, message.reason), *lines, b"\r\n")))
+            self._client.write(b"".join((status_line(103, message.reason), b"\r\n", *lines, b"\r\n")))
 
     def _relay_head(self, message: Any, head: ResponseHead, body: bytes, done: bool, pool: Pool) -> None:
         """Passes an endpoint's response on: its head, and the first piece of its body."""
@@ -59,10 +59,10 @@ class Reply:
         self._client.write(data)
 
     def _response_head(self, message: Any, head: ResponseHead, done: bool, pool: Pool) -> bytes:
-        kept, length, _, has_date, has_id = head
+        lines, length, _, has_date, has_id = head
         exchange = self.exchange
         if exchange.route.filters or pool.affinity is not None:
-            kept = changed_by_plugins(kept, exchange, pool)
+            lines = changed_by_plugins(lines, exchange, pool)
         added = VIA if has_id else f"{VIA}X-Request-ID: {exchange.id}\r\n"
         if not has_date:
             added += date_line()
@@ -78,7 +78,7 @@ class Reply:
             added += "Connection: close\r\n"
         elif not modern:
             added += "Connection: keep-alive\r\n"
-        return b"".join((status_line(message.code, message.reason), *kept, added.encode("latin-1"), b"\r\n"))
+        return b"".join((status_line(message.code, message.reason), lines, added.encode("latin-1"), b"\r\n"))
 
     def _relay_body(self, data: bytes, done: bool) -> None:
         if self._chunks:

@@ -168,7 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
                     raise ProtocolError("control bytes or bare line ends in the response's head")
                 data = data[end:]
                 if message.code >= 200:
-                    self._final(message, data)
+                    self._final(message, head, data)
                     return
                 if message.code == 101:
                     raise ProtocolError("101 without having been asked to switch protocols")
@@ -180,8 +180,9 @@ class UpstreamConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._fail(error)
 
-    def _final(self, message: Any, rest: bytes) -> None:
-        fields = read_response(message.raw_headers, message.code, self.method)
+    def _final(self, message: Any, head: bytes, rest: bytes) -> None:
+        lines = head[head.find(b"\r\n") : -2]
+        fields = read_response(message.raw_headers, lines, message.code, self.method)
         length = fields[1]
         # HTTP/1.0 closes unless it says otherwise; so does what ends by closing.
         self._closes = fields[2] or length == BODY_TO_END or message.should_close

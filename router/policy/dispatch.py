@@ -15,6 +15,7 @@ from __future__ import annotations
 from router.errors import ClientGone, NothingReady, Overloaded, RouterError, UpstreamError, UpstreamTimeout
 from router.model import Attempt, Candidates, Endpoint, Exchange, Outcome
 from router.policy.actions import RELAY, RETRY, Action, Answer, Park, Relay, Retry, Sleep
+from router.policy.outcomes import StatusError, answer, outcome_of
 from router.policy.pool import Pool
 from router.policy.retry import SAFE, backoff, may_retry
 from router.policy.waiting import Ticket
@@ -36,6 +37,7 @@ class Dispatch:
         "_passed_on",
         "_replayable",
         "_sleeps",
+        "_slept",
         "_ticket",
         "_tries",
         "exchange",
@@ -57,6 +59,7 @@ class Dispatch:
         self._replayable = True
         self._tries = 0
         self._sleeps = 0
+        self._slept = 0
         self._ticket: Ticket | None = None
         self._error: RouterError | None = None
 
@@ -67,7 +70,7 @@ class Dispatch:
         if not self._begun:
             self._begun = True
             pool.budget.deposit(now)
-            if pool.in_flight < pool.limits.in_flight and not pool.queue.tickets:
+            if self.exchange.deadline > now and pool.in_flight < pool.limits.in_flight and not pool.queue.tickets:
                 self._admitted = True
                 pool.in_flight += 1
                 return self._choose(now)
@@ -76,7 +79,7 @@ class Dispatch:
         if self._error is not None and not self._may_go_on(self._error, now):
             return Answer(self._error.status, self._error)
         if self.exchange.deadline <= now:
-            return _answer(UpstreamTimeout("the route's timeout is over"))
+            return answer(UpstreamTimeout("the route's timeout is over"))
         if not self._admitted or self._ticket is not None:
             waiting = self._admit(now)
             if waiting is not None:
@@ -108,11 +111,17 @@ class Dispatch:
                 self._ticket = None
                 self._admitted = True
                 return None
+            if now >= pool.due:
+                pool.tick(now)
+            if pool.queue.first() is ticket and pool.grant() is ticket:
+                self._ticket = None
+                self._admitted = True
+                return None
             if now < ticket.until:
-                return Park(ticket, ticket.until)
+                return Park(ticket, min(ticket.until, pool.due))
             pool.queue.leave(ticket)
             self._ticket = None
-            return _answer(Overloaded("waited in the queue for too long"))
+            return answer(Overloaded("waited in the queue for too long"))
         if pool.has_room():
             pool.in_flight += 1
             self._admitted = True
@@ -123,9 +132,9 @@ class Dispatch:
         pool = self.pool
         until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
         if len(pool.queue.tickets) >= pool.limits.queue:
-            return _answer(Overloaded("the limit is reached and the queue is full"))
+            return answer(Overloaded("the limit is reached and the queue is full"))
         self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted))
-        return Park(self._ticket, until)
+        return Park(self._ticket, min(until, pool.due))
 
     def _choose(self, now: float) -> Action:
         pool, exchange = self.pool, self.exchange
@@ -135,12 +144,13 @@ class Dispatch:
                 return pinned if isinstance(pinned, Answer) else self._open(pinned, now)
         candidates = pool.candidates(exchange, now)
         if candidates is None:
-            return _answer(self._error or NothingReady("no endpoint is ready"))
+            return answer(self._error or NothingReady("no endpoint is ready"))
         if exchange.tried and candidates:
             rest = candidates.without(exchange.tried)
             if rest:
                 candidates = rest
-            elif self._sleeps < self._tries:
+            elif self._slept != self._tries:
+                self._slept = self._tries
                 self._sleeps += 1
                 return Sleep(now + backoff(self._sleeps - 1, pool.rng))
         if not candidates:
@@ -171,7 +181,7 @@ class Dispatch:
             return None
         if not pool.is_usable(endpoint, now):
             refuse = pool.on_unready == "refuse"
-            return _answer(NothingReady("the session's server is not ready")) if refuse else None
+            return answer(NothingReady("the session's server is not ready")) if refuse else None
         return endpoint if endpoint.load < endpoint.limit else None
 
     def _open(self, endpoint: Endpoint, now: float) -> Attempt:
@@ -183,7 +193,7 @@ class Dispatch:
         attempt = Attempt(endpoint, self._tries, now, timeout)
         if pool.retry.hedge_after is not None and exchange.method in SAFE and self._tries < pool.retry.attempts:
             attempt.hedge_after = pool.retry.hedge_after
-        if self._tries and self._error is not None and self._error.sent:
+        if not self.live and self._tries and self._error is not None and self._error.sent:
             pool.budget.withdraw(now)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
@@ -196,7 +206,7 @@ class Dispatch:
         slow = self.live[-1]
         if self._passed_on or slow.hedge_after is None or now < slow.started + slow.hedge_after:
             return None
-        if self._tries > pool.retry.attempts or not self._replayable:
+        if self._tries > pool.retry.attempts or not self._replayable or exchange.deadline <= now:
             return None
         candidates = pool.candidates(exchange, now)
         rest = candidates.without(exchange.tried) if candidates else None
@@ -213,6 +223,8 @@ class Dispatch:
         if status >= 500 and self._judge_status(attempt, status, now):
             return RETRY
         self._passed_on = True
+        if status == 101:
+            attempt.final = Outcome("success", elapsed=now - attempt.sent_at, status=status)
         self.exchange.status = status
         if len(self.live) == 1:
             return RELAY
@@ -225,7 +237,7 @@ class Dispatch:
             attempt.final = Outcome("failure", phase="head", status=status, elapsed=now - attempt.sent_at)
         if not retried:
             return False
-        error = _StatusError(f"status {status}", sent=True)
+        error = StatusError(f"status {status}", sent=True)
         candidates = self.pool.candidates(self.exchange, now)
         others = candidates is not None and any(e not in self.exchange.tried for e in candidates)
         if not others or not self._may_go_on(error, now):
@@ -258,7 +270,7 @@ class Dispatch:
         pool.release(attempt.endpoint, now)
         if self.tell or pool.detectors or attempt.endpoint.limit == 1:
             if attempt.final is None:
-                attempt.final = _outcome(attempt, error, now)
+                attempt.final = outcome_of(attempt, error, now)
             pool.told(attempt.endpoint, attempt.final, now)
 
     def close(self, now: float) -> None:
@@ -272,24 +284,3 @@ class Dispatch:
         if self._admitted:
             self._admitted = False
             self.pool.in_flight -= 1
-
-
-class _StatusError(UpstreamError):
-    reason = "status"
-
-
-def _answer(error: RouterError) -> Answer:
-    return Answer(error.status, error)
-
-
-def _outcome(attempt: Attempt, error: RouterError | None, now: float) -> Outcome:
-    elapsed = None if attempt.head_at is None else attempt.head_at - attempt.sent_at
-    if error is None:
-        return Outcome("success", elapsed=elapsed, status=attempt.status)
-    if isinstance(error, UpstreamError):
-        return Outcome(
-            "failure", phase=error.phase, sent=error.sent, elapsed=elapsed, status=attempt.status, error=error
-        )
-    # A client that leaves says nothing about the endpoint, but how long it was waited for is a sample of latency.
-    waited = now - attempt.sent_at if elapsed is None else elapsed
-    return Outcome("neutral", elapsed=waited, status=attempt.status, error=error)

@@ -18,11 +18,12 @@ def forwarded_lines(peer: str, scheme: str) -> str:
 
 
 def client_of(
-    peer: str, scheme: str, said: list[tuple[bytes, bytes]], trusts: Callable[[str], bool]
+    peer: str, scheme: str, host: str, said: list[tuple[bytes, bytes]], trusts: Callable[[str], bool]
 ) -> tuple[str, str]:
     """What a trusted peer says of the client.
 
     Args:
+        host: of this request: what the client asked for, unless the peer says that it was another.
         said: the X-Forwarded-* fields as sent, names in lower case.
         trusts: whether an address is a trusted proxy's.
 
@@ -44,4 +45,6 @@ def client_of(
     protos = [value.strip().lower() for name, value in said if name == b"x-forwarded-proto"]
     proto = protos[-1].decode() if protos and protos[-1] in (b"http", b"https") else scheme
     whole = ", ".join([*chain, peer] if peer else chain)
-    return client, f"X-Forwarded-For: {whole}\r\nX-Forwarded-Proto: {proto}\r\n"
+    hosts = [value.decode("latin-1") for name, value in said if name == b"x-forwarded-host" and value]
+    asked = hosts[0] if hosts else host
+    return client, f"X-Forwarded-For: {whole}\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Host: {asked}\r\n"

@@ -8,9 +8,11 @@ the router vouches for.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import product
+from operator import itemgetter
 
-from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError
+from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
 
 __all__ = [
     "BODY_CHUNKED",
@@ -19,6 +21,7 @@ __all__ = [
     "RequestHead",
     "ResponseHead",
     "has_control_bytes",
+    "lines_of",
     "read_request",
     "read_response",
 ]
@@ -74,18 +77,19 @@ _RESPONSE = {**_COMMON, b"date": _DATE}
 _NOT_REMOVED = frozenset({b"close", b"keep-alive", b"upgrade", b"host", b"content-length", b"transfer-encoding"})
 _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 
 
-#: What a request's fields say: the fields that go on, in pieces ready to join; bytes of the body, or BODY_CHUNKED;
-#: whether the client waits for "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of
-#: use only if the peer is trusted; the options in Connection.
-RequestHead = tuple[list[bytes], int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes]]
+#: What a request's fields say: the lines that go on; bytes of the body, or BODY_CHUNKED; whether the client waits for
+#: "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of use only if the peer is
+#: trusted; the options in Connection.
+RequestHead = tuple[bytes, int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes]]
 
-#: What a response's fields say: the fields that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the
+#: What a response's fields say: the lines that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the
 #: endpoint closes after it; whether it has a Date; whether it has an X-Request-ID.
-ResponseHead = tuple[list[bytes], int, bool, bool, bool]
+ResponseHead = tuple[bytes, int, bool, bool, bool]
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 _NO_FORWARDED: list[tuple[bytes, bytes]] = []
@@ -96,11 +100,14 @@ class _Codes(dict[bytes, int]):
 
     MOST = 1024
 
-    def __init__(self, lower: dict[bytes, int]) -> None:
+    def __init__(self, lower: dict[bytes, int], error: type[BadRequest] | type[ProtocolError]) -> None:
         super().__init__(lower)
         self._lower = dict(lower)
+        self._error = error
 
     def __missing__(self, name: bytes) -> int:
+        if not _TOKEN.fullmatch(name):
+            raise self._error("a field's name is not a token")
         code = self._lower.get(name.lower(), _PLAIN)
         # Senders may make names up: what is not remembered is only looked up a little more slowly.
         if len(self) < self.MOST and len(name) <= 40:
@@ -108,41 +115,74 @@ class _Codes(dict[bytes, int]):
         return code
 
 
-_REQUEST_CODES = _Codes(_REQUEST)
-_RESPONSE_CODES = _Codes(_RESPONSE)
+_REQUEST_CODES = _Codes(_REQUEST, BadRequest)
+_RESPONSE_CODES = _Codes(_RESPONSE, ProtocolError)
 
 
-def read_request(fields: RawHeaders) -> RequestHead:
+#: Where Content-Length and Connection stand (-1: nowhere), and whether there is a Date and an X-Request-ID.
+_Plan = tuple[int, int, bool, bool]
+
+
+class _Plans(dict[tuple[bytes, ...], "_Plan | None"]):
+    """Names of all fields of a response to what is to be done with them; None where each field has to be looked at.
+
+    Servers repeat themselves: most heads have the same names in the same order, whatever their values. So the usual
+    head costs one look-up however many fields it has (12 fields: a third of the time). Bounded; made anew when full.
+    """
+
+    MOST = 512
+    LONGEST = 1024
+
+    def __missing__(self, names: tuple[bytes, ...]) -> _Plan | None:
+        found = [_RESPONSE_CODES[name] for name in names]
+        plan: _Plan | None = None
+        if not {_DROP, _CODING} & {*found} and found.count(_LENGTH) < 2 and found.count(_CONNECTION) < 2:
+            at = {code: place for place, code in enumerate(found)}
+            plan = at.get(_LENGTH, -1), at.get(_CONNECTION, -1), _DATE in at, _ID in at
+        if sum(map(len, names)) <= self.LONGEST:
+            if len(self) >= self.MOST:
+                self.clear()
+            self[names] = plan
+        return plan
+
+
+_NAME = itemgetter(0)
+_PLANS = _Plans()
+
+
+def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
     """Reads a request's fields.
 
     Args:
         fields: as parsed; names and values without the colon and blanks around.
+        lines: the same fields as they came, from the end of the first line to the end of the last field.
 
     Raises:
         BadRequest: ambiguous framing. NotImplementedMethod: a transfer coding besides chunked.
         ExpectationFailed: an expectation besides 100-continue.
     """
-    kept: list[bytes] = []
     length, request_id = 0, ""
-    seen_length = chunked = expects = False
-    options, forwarded, codes = _NO_OPTIONS, _NO_FORWARDED, _REQUEST_CODES
-    for name, value in fields:
-        code = codes[name]
+    seen_length = expects = False
+    options, forwarded = _NO_OPTIONS, _NO_FORWARDED
+    dropped: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        name, value = field
+        code = _REQUEST_CODES[name]
         if not code:
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _LENGTH:
-            if seen_length or not value.isdigit() or len(value) > 18:
-                raise BadRequest("Content-Length is repeated or not a number")
-            seen_length, length = True, int(value)
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _CONNECTION:
-            options |= _tokens(value)
+            continue
+        if code == _LENGTH:
+            if seen_length or length:
+                raise BadRequest("Content-Length is repeated, or stands beside Transfer-Encoding")
+            seen_length, length = True, _length(value, BadRequest)
         elif code == _CODING:
-            if value.lower() != b"chunked":
-                raise NotImplementedMethod(f"transfer coding {value!r}")
-            if chunked:
-                raise BadRequest("Transfer-Encoding is repeated")
-            chunked = True
+            if seen_length or length:
+                raise BadRequest("Transfer-Encoding is repeated, or stands beside Content-Length")
+            _check_coding(value, NotImplementedMethod)
+            length = BODY_CHUNKED
+        else:
+            dropped.append(field)
+        if code == _CONNECTION:
+            options |= _tokens(value)
         elif code == _EXPECT:
             if value.lower() != b"100-continue":
                 raise ExpectationFailed(f"Expect: {value!r}")
@@ -151,74 +191,95 @@ def read_request(fields: RawHeaders) -> RequestHead:
             request_id = value.decode() if _REQUEST_ID.fullmatch(value) else ""
         elif code == _FORWARDED:
             forwarded = [*forwarded, (name.lower(), value)]
-    if chunked:
-        if seen_length:
-            raise BadRequest("both Content-Length and Transfer-Encoding")
-        length = BODY_CHUNKED
-        kept += (b"Transfer-Encoding", b": ", b"chunked", b"\r\n")
-    if options and not options <= _NOT_REMOVED:
-        again = read_request(_without_listed(fields, options))
-        return (*again[:5], options)
-    return kept, length, expects, request_id, forwarded, options
+    return _without(lines, fields, dropped, options), length, expects, request_id, forwarded, options
 
 
-def read_response(fields: RawHeaders, status: int, method: str) -> ResponseHead:
+def read_response(fields: RawHeaders, lines: bytes, status: int, method: str) -> ResponseHead:
     """Reads a response's fields and decides how its body is framed (RFC 9112 §6.3).
 
     Args:
+        fields, lines: as for read_request.
         method: of the request; a response to HEAD has no body whatever its fields say.
 
     Raises:
         ProtocolError: the framing is ambiguous.
     """
-    kept: list[bytes] = []
-    length = BODY_TO_END
-    chunked = closes = has_date = has_id = False
-    options = _NO_OPTIONS
-    codes = _RESPONSE_CODES
-    for name, value in fields:
-        code = codes[name]
-        if not code:
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _DATE:
-            has_date = True
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _LENGTH:
-            if length != BODY_TO_END or not value.isdigit() or len(value) > 18:
-                raise ProtocolError("Content-Length is repeated or not a number")
-            length = int(value)
-            kept += (name, b": ", value, b"\r\n")
-        elif code == _CONNECTION:
-            options |= _tokens(value)
+    plan = _PLANS[tuple(map(_NAME, fields))]
+    if plan is None:
+        lines, length, closes, has_date, has_id = _read_response(fields, lines)
+    else:
+        at_length, at_connection, has_date, has_id = plan
+        length = BODY_TO_END if at_length < 0 else _length(fields[at_length][1], ProtocolError)
+        closes = False
+        if at_connection >= 0:
+            field = fields[at_connection]
+            options = _tokens(field[1])
             closes = b"close" in options
-        elif code == _CODING:
-            if chunked or value.lower() != b"chunked":
-                raise ProtocolError("a transfer coding that is not chunked alone")
-            chunked = True
-        elif code == _ID:
-            has_id = True
-            kept += (name, b": ", value, b"\r\n")
-    if chunked:
-        if length != BODY_TO_END:
-            raise ProtocolError("both Content-Length and Transfer-Encoding")
-        length = BODY_CHUNKED
-    if options and not options <= _NOT_REMOVED:
-        again = read_response(_without_listed(fields, options), status, method)
-        return (*again[:2], closes, *again[3:])
+            lines = _without(lines, fields, [field], options)
+            has_date, has_id = has_date and b"date" not in options, has_id and b"x-request-id" not in options
     if method == "HEAD" or status == 204 or status == 304:
         length = 0
-    return kept, length, closes, has_date, has_id
+    return lines, length, closes, has_date, has_id
+
+
+def _read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
+    """read_response field by field, for heads with more than the usual fields."""
+    length, options = BODY_TO_END, _NO_OPTIONS
+    dropped: list[tuple[bytes, bytes]] = []
+    found: set[int] = set()
+    for field in fields:
+        code = _RESPONSE_CODES[field[0]]
+        found.add(code)
+        if code in (_LENGTH, _CODING) and length != BODY_TO_END:
+            raise ProtocolError("more than one of Content-Length and Transfer-Encoding")
+        if code == _LENGTH:
+            length = _length(field[1], ProtocolError)
+        elif code == _CODING:
+            _check_coding(field[1], ProtocolError)
+            length = BODY_CHUNKED
+            dropped.append(field)
+        elif code in (_DROP, _CONNECTION):
+            dropped.append(field)
+            options |= _tokens(field[1]) if code == _CONNECTION else _NO_OPTIONS
+    lines = _without(lines, fields, dropped, options)
+    has_date, has_id = _DATE in found and b"date" not in options, _ID in found and b"x-request-id" not in options
+    return lines, length, b"close" in options, has_date, has_id
+
+
+def _length(value: bytes, error: type[RouterError]) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise error("Content-Length is not a number")
+    return int(value)
+
+
+def _check_coding(value: bytes, error: type[RouterError]) -> None:
+    if value.lower() != b"chunked":
+        raise error(f"transfer coding {value!r}")
+
+
+def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Fields as lines: from the end of a first line to the end of the last field."""
+    return b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+def _without(lines: bytes, fields: RawHeaders, dropped: list[tuple[bytes, bytes]], options: frozenset[bytes]) -> bytes:
+    """The lines without the dropped fields and those that Connection names (RFC 9110 §7.6.1)."""
+    if not options <= _NOT_REMOVED:
+        listed = options - _NOT_REMOVED
+        dropped = [field for field in fields if field in dropped or field[0].lower() in listed]
+    for field in dropped:
+        # A value holds no line end, so a whole line is found nowhere but where it stands.
+        shorter = lines.replace(b"\r\n%b: %b\r\n" % field, b"\r\n", 1)
+        if len(shorter) == len(lines):
+            # Written with other blanks than usual.
+            return lines_of(field for field in fields if field not in dropped)
+        lines = shorter
+    return lines
 
 
 def _tokens(value: bytes) -> frozenset[bytes]:
     known = _OPTIONS.get(value)
     return frozenset(t for t in re.split(rb"[ \t]*,[ \t]*", value.lower()) if t) if known is None else known
-
-
-def _without_listed(fields: RawHeaders, options: frozenset[bytes]) -> RawHeaders:
-    """Drops Connection and what it names (RFC 9110 §7.6.1)."""
-    listed = (options - _NOT_REMOVED) | {b"connection"}
-    return tuple(field for field in fields if field[0].lower() not in listed)
 
 
 def has_control_bytes(head: bytes, lines: int) -> bool:
@@ -227,4 +288,4 @@ def has_control_bytes(head: bytes, lines: int) -> bool:
     Args:
         lines: how many lines the parser found, the first and the empty one included.
     """
-    return head.translate(None, _TEXT) != b"\r\n" * lines
+    return head.count(b"\r\n") != lines or head.translate(None, _TEXT) != b"\r\n" * lines

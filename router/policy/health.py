@@ -19,13 +19,14 @@ _NEVER = float("inf")
 class Probed:
     """What active checks say. Starts unknown, which counts as down until the first pass."""
 
-    __slots__ = ("_streak", "fall", "known", "rise", "up")
+    __slots__ = ("_passed", "_streak", "fall", "known", "rise", "up")
 
     def __init__(self, fall: int = 3, rise: int = 2) -> None:
         self.fall = fall
         self.rise = rise
         self.up = False
         self.known = False
+        self._passed = False
         self._streak = 0
 
     def told(self, passed: bool) -> bool:
@@ -35,11 +36,12 @@ class Probed:
             self.known = True
             return False
         self._streak += 1
-        needed = (self.rise if self.known else 1) if passed else self.fall
+        needed = (self.rise if self._passed else 1) if passed else self.fall
         self.known = True
         if self._streak < needed:
             return False
         self.up = passed
+        self._passed = True
         self._streak = 0
         return True
 
@@ -59,13 +61,13 @@ class EjectionRule:
         """Whether one more of `total` may go: failures of the connection itself may take all but the last."""
         if connection:
             return ejected + 1 < total
-        return total > 1 and ejected + 1 <= max(1, int(self.max_share * total))
+        return total > 1 and ejected + 1 <= max(1, int(self.max_share * total + 1e-9))
 
 
 class Ejection:
     """What real traffic says."""
 
-    __slots__ = ("_successes", "cause", "probation", "rule", "times", "until")
+    __slots__ = ("_successes", "cause", "out", "probation", "rule", "times", "until")
 
     def __init__(self, rule: EjectionRule) -> None:
         self.rule = rule
@@ -73,25 +75,28 @@ class Ejection:
         self.times = 0
         self.probation = False
         self.cause = ""
+        self.out = False
         self._successes = 0
 
     def eject(self, now: float, cause: str) -> None:
         # A long quiet time since the last one makes the next one short again.
-        if now - self.until > self.rule.longest:
+        if not self.probation and now - self.until > self.rule.longest:
             self.times = 0
         self.times += 1
         self.until = now + min(self.rule.base * self.times, self.rule.longest)
         self.probation = False
         self.cause = cause
+        self.out = True
 
     def lasts(self, now: float) -> bool:
         return now < self.until
 
     def expire(self, now: float) -> bool:
         """Ends the ejection if its time is over; True if it did, and probation begins."""
-        if self.probation or not self.times or now < self.until or not self.cause:
+        if self.probation or not self.times or now < self.until or not self.out:
             return False
         self.probation = True
+        self.out = False
         self._successes = 0
         return True
 
@@ -133,7 +138,7 @@ class Health:
     def due(self) -> float:
         """The next moment at which time alone changes something."""
         ejection = self.ejection
-        return ejection.until if ejection.cause and not ejection.probation else _NEVER
+        return ejection.until if ejection.out else _NEVER
 
     def describe(self, now: float) -> str:
         """One phrase for status pages and logs."""

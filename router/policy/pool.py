@@ -1,7 +1,7 @@
-"""A pool: its members, who of them can be chosen now, the leases on them, and the queue of exchanges that wait.
+"""A pool: who can be chosen now, the leases on its members, and the queue of exchanges that wait.
 
-Endpoints stand in lists kept by swap-remove when their state changes, so a request never filters anything. Every count
-has one writer, which is this file. Time comes in as `now`; what time alone changes is due at `due`.
+Every count has one writer, which is this file. Time comes in as `now`; what time alone changes is due at `due`. Who is
+a member, and in which list, stands in roster.py.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from router.api import Affinity, Detector, Selector
-from router.model import Candidates, Eject, Endpoint, EndpointSpec, Exchange, Members, Outcome
-from router.policy.health import EjectionRule, Health, Probed
+from router.model import Candidates, Eject, Endpoint, Exchange, Outcome
+from router.policy.health import EjectionRule, Health
 from router.policy.limits import Limits, Timeouts
 from router.policy.retry import Budget, RetryRule
+from router.policy.roster import Roster
 from router.policy.tiers import Tier, draw_tier
 from router.policy.waiting import Queue, Ticket
 
 __all__ = ["Pool"]
 
-_NEVER = float("inf")
 
+class Pool(Roster):
+    """One pool. Attributes are read by Dispatch; only methods write them.
 
-class Pool:
-    """See the module's first lines. Attributes are read by Dispatch; only methods here write them."""
+    Args:
+        rng: for tiers, backoff and whatever else chance decides here.
+        probe: (fall, rise) where the pool has a probe.
+        few_ready: the share of a tier's endpoints at or below which health is ignored, or the request refused.
+        zone: the router's own, "" where zones are not preferred.
+        on_unready: what a pin to an endpoint that is not ready comes to.
+    """
 
     def __init__(
         self,
@@ -45,133 +52,25 @@ class Pool:
         zone: str = "",
         on_unready: Literal["reselect", "refuse"] = "reselect",
     ) -> None:
-        self.name = name
-        self.selector = selector
+        limits, ejection = limits or Limits(), ejection or EjectionRule()
+        super().__init__(name, selector, detectors, limits, ejection, probe, few_ready, zone)
         self.rng = rng
         self.affinity = affinity
-        self.detectors = tuple(detectors)
-        self.timeouts, self.limits = timeouts or Timeouts(), limits or Limits()
-        self.retry, self.budget = retry or RetryRule(), budget or Budget()
-        self.ejection = ejection or EjectionRule()
+        self.timeouts = timeouts or Timeouts()
+        self.retry = retry or RetryRule()
+        self.budget = budget or Budget()
         #: Seconds that the head of one attempt's response may take.
         self.attempt_timeout = min(self.timeouts.head, self.retry.attempt_timeout)
-        #: (fall, rise) where the pool has a probe.
-        self.probe = probe
         self.when_few_ready = when_few_ready
-        self.few_ready = few_ready
-        #: The router's own zone, "" where zones are not preferred.
-        self.zone = zone
         self.on_unready = on_unready
-        self.members = Members({})
-        self.tiers: tuple[Tier, ...] = ()
+        self.queue = Queue()
+        #: Exchanges admitted and not yet over.
         self.in_flight = 0
-        self.due = _NEVER
-        #: The one list that usually answers `candidates`; always empty where tiers, zones or shares matter.
-        self._usual = Candidates()
-        #: Called with the endpoint and a cause at each change of state.
-        self.changed: Callable[[Endpoint, str], None] = lambda endpoint, cause: None
-        #: Called with a removed endpoint whose last lease has closed.
-        self.gone: Callable[[Endpoint], None] = lambda endpoint: None
         #: Called with a plugin that raised.
         self.muted: Callable[[Any, Exception], None] = lambda plugin, error: None
-        self.queue = Queue()
         self._selector_key = getattr(selector, "key", None)
 
-    # Membership
-
-    def update(self, specs: Iterable[EndpointSpec], now: float) -> None:
-        """Takes the complete set of endpoints. The same identity keeps its object, its leases and its health.
-
-        Raises:
-            ValueError: two specs have the same identity.
-        """
-        wanted: dict[str, EndpointSpec] = {}
-        for spec in specs:
-            if wanted.setdefault(spec.identity, spec) is not spec:
-                raise ValueError(f"pool {self.name!r} has the endpoint {spec.identity!r} twice")
-        left = [endpoint for identity, endpoint in self.members.items() if identity not in wanted]
-        for endpoint in left:
-            self._unplace(endpoint)
-        members = {identity: self._member(identity, spec) for identity, spec in wanted.items()}
-        self.members = Members(members)
-        levels = sorted({endpoint.spec.priority for endpoint in members.values()})
-        for endpoint in members.values():
-            self._unplace(endpoint)
-        self.tiers = tuple(
-            Tier([e for e in members.values() if e.spec.priority == level], self.zone) for level in levels
-        )
-        plain = len(self.tiers) == 1 and self.tiers[0].is_plain and not self.few_ready
-        self._usual = self.tiers[0].candidates() if plain else Candidates()
-        self._place_all(now)
-        self._tell_selector()
-        for endpoint in left:
-            self._forget(endpoint)
-
-    def _member(self, identity: str, spec: EndpointSpec) -> Endpoint:
-        endpoint = self.members.get(identity)
-        if endpoint is None:
-            endpoint = Endpoint(spec, self.name)
-            probed = Probed(*self.probe) if self.probe is not None else None
-            endpoint.health = Health(self.ejection, probed, spec.state)
-        elif endpoint.spec != spec:
-            if endpoint.spec.state != spec.state:
-                endpoint.health.operator = spec.state
-            endpoint.spec = spec
-            endpoint.address = spec.address
-        endpoint.weight = spec.weight
-        return endpoint
-
-    def _tell_selector(self) -> None:
-        update = getattr(self.selector, "update", None)
-        if update is not None:
-            update(tuple(self.members.values()))
-
-    def _forget(self, endpoint: Endpoint) -> None:
-        for detector in self.detectors:
-            forget = getattr(detector, "forget", None)
-            if forget is not None:
-                forget(endpoint)
-        if endpoint.load == 0:
-            self.gone(endpoint)
-
-    # Places: which list an endpoint stands in
-
-    def _tier_of(self, endpoint: Endpoint) -> Tier | None:
-        for tier in self.tiers:
-            if tier.priority == endpoint.spec.priority:
-                return tier if self.members.get(endpoint.identity) is endpoint else None
-        return None
-
-    def _unplace(self, endpoint: Endpoint) -> None:
-        if endpoint.home is not None:
-            endpoint.home.discard(endpoint)
-            endpoint.home = None
-
-    def _place_all(self, now: float) -> None:
-        self.due = _NEVER
-        for endpoint in self.members.values():
-            self.place(endpoint, now)
-
-    def place(self, endpoint: Endpoint, now: float) -> None:
-        """Puts the endpoint where its state says; called at every change of state."""
-        tier = self._tier_of(endpoint)
-        if tier is None:
-            return
-        health: Health = endpoint.health
-        endpoint.limit = 1 if health.ejection.probation else self.limits.per_endpoint
-        self._seat(endpoint, tier, now)
-        self.due = min(self.due, health.due())
-
-    def _seat(self, endpoint: Endpoint, tier: Tier, now: float) -> None:
-        ready = endpoint.health.is_ready(now) and endpoint.spec.weight > 0
-        tier.note(endpoint, ready=ready, open_to_all=endpoint.health.operator == "up" and endpoint.spec.weight > 0)
-        home = tier.list_for(endpoint) if ready and endpoint.load < endpoint.limit else None
-        if home is not endpoint.home:
-            self._unplace(endpoint)
-            if home is not None:
-                home.add(endpoint)
-                endpoint.home = home
-        tier.touch()
+    # Time
 
     def tick(self, now: float) -> None:
         """Does what time alone has made due."""
@@ -179,6 +78,11 @@ class Pool:
             if endpoint.health.ejection.expire(now):
                 self.changed(endpoint, "ejection over, on probation")
         self._place_all(now)
+        for detector in [d for d in self.detectors if hasattr(d, "tick")]:
+            try:
+                detector.tick(tuple(self.members.values()), now)
+            except Exception as error:
+                self._mute(detector, error)
 
     # Candidates
 
@@ -192,22 +96,32 @@ class Pool:
         tier = tiers[0] if len(tiers) == 1 else draw_tier(tiers, self._chance(exchange))
         found = None if tier is None else self._of_tier(tier)
         # A full tier spills over to the others rather than make anybody wait.
-        for other in tiers if found is not None and not found else ():
-            found = self._of_tier(other) or found
+        for other in tiers:
+            if found:
+                break
+            spare = self._of_tier(other)
+            found = spare if spare is not None else found
         return found
 
     def _of_tier(self, tier: Tier) -> Candidates | None:
-        if tier.ready_count > self.few_ready * len(tier.members):
+        if tier.ready_count > self.few_ready * tier.open_count:
             return tier.candidates()
         return tier.everyone() if self.when_few_ready == "try_all" and tier.open_count else None
 
+    def key_of(self, exchange: Exchange) -> int | None:
+        """The selector's hash key of this exchange, asked once."""
+        if not exchange.keyed and self._selector_key is not None:
+            exchange.keyed = True
+            try:
+                exchange.key = self._selector_key(exchange)
+            except Exception as error:
+                self.muted(self.selector, error)
+        return exchange.key
+
     def _chance(self, exchange: Exchange) -> float:
-        if self._selector_key is None:
-            return self.rng.random()
-        if exchange.key is None:
-            exchange.key = self._selector_key(exchange)
         # A random draw would move a hashed key to another tier's server.
-        return self.rng.random() if exchange.key is None else (exchange.key & 0xFFFFFFFF) / 0x100000000
+        key = self.key_of(exchange)
+        return self.rng.random() if key is None else (key & 0xFFFFFFFF) / 0x100000000
 
     def is_usable(self, endpoint: Endpoint, now: float) -> bool:
         """Whether affinity may keep to this endpoint: healthy, draining or not. Room is asked apart."""
@@ -226,7 +140,7 @@ class Pool:
         endpoint.load = load - 1
         if load >= endpoint.limit:
             self.place(endpoint, now)
-        elif endpoint.home is None and load == 1 and self.members.get(endpoint.identity) is not endpoint:
+        if endpoint.home is None and load == 1 and self.members.get(endpoint.identity) is not endpoint:
             self.gone(endpoint)
 
     # Admission: FIFO, newcomers never pass a waiting one
@@ -239,7 +153,7 @@ class Pool:
         ticket = self.queue.first()
         if ticket is None or (not ticket.admitted and self.in_flight >= self.limits.in_flight):
             return None
-        if not any(tier.has_free() for tier in self.tiers):
+        if not any(self._of_tier(tier) for tier in self.tiers):
             return None
         self.queue.pop()
         if not ticket.admitted:
@@ -263,11 +177,14 @@ class Pool:
             try:
                 verdict = detector.observe(endpoint, outcome, now)
             except Exception as error:
-                self.detectors = tuple(d for d in self.detectors if d is not detector)
-                self.muted(detector, error)
+                self._mute(detector, error)
                 continue
             if verdict is not None:
                 self._eject(endpoint, verdict, now)
+
+    def _mute(self, detector: Detector, error: Exception) -> None:
+        self.detectors = tuple(d for d in self.detectors if d is not detector)
+        self.muted(detector, error)
 
     def _eject(self, endpoint: Endpoint, verdict: Eject, now: float) -> None:
         health: Health = endpoint.health

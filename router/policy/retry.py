@@ -86,7 +86,7 @@ class Budget:
             self._turn(int(now))
         deposited = self._this + sum(entry[1] for entry in self._past)
         taken = max(0, sum(entry[2] - self.reserve if entry[2] > self.reserve else 0 for entry in self._past))
-        return deposited * self.share + self.reserve - taken - self._spent
+        return max(0.0, deposited * self.share - taken) + self.reserve - self._spent
 
     def withdraw(self, now: float) -> bool:
         """Takes one token; False if there is none."""

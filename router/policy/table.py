@@ -63,6 +63,8 @@ class Table:
             peer = ipaddress.ip_address(address)
         except ValueError:
             return False
+        if peer.version == 6 and peer.ipv4_mapped is not None:
+            peer = peer.ipv4_mapped
         return any(peer in network for network in self.trusted)
 
 

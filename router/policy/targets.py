@@ -29,4 +29,7 @@ def origin_form(method: str, target: str, host: str, fields: RawHeaders) -> tupl
     if not authority or "@" in authority or not authority.isascii():
         raise BadRequest("the request target has no host, or a user name")
     fields = ((b"Host", authority.encode()), *(field for field in fields if field[0].lower() != b"host"))
+    if method == "OPTIONS" and not path:
+        # RFC 9112 §3.2.4
+        return "*", authority, fields
     return (path if path.startswith("/") else "/" + path), authority, fields

@@ -59,10 +59,6 @@ class Tier:
         """Forgets what was made of the lists."""
         self._merged = self._all = None
 
-    def has_free(self) -> bool:
-        """Whether any endpoint can take one more."""
-        return bool(self._own or self._elsewhere or (not self._ready and self.everyone()))
-
     def candidates(self) -> Candidates:
         """Ready endpoints with room: the own zone's alone while at least half of it is ready."""
         if not self._zoned:
@@ -84,14 +80,14 @@ def tier_shares(health: Sequence[tuple[int, int]]) -> list[float]:
     """Each tier's share of the requests, in order of priority, summing to 1 unless nothing is ready.
 
     Args:
-        health: (ready, total) of each tier.
+        health: (ready, total) of each tier; those that the operator has taken out count in neither.
 
     Source: Envoy, priority levels: a tier takes 1.4 times its healthy part, the rest spills down.
     """
     shares: list[float] = []
     rest = 1.0
     for ready, total in health:
-        share = min(rest, _OVERPROVISION * ready / total)
+        share = min(rest, _OVERPROVISION * ready / total) if total else 0.0
         shares.append(share)
         rest -= share
     whole = sum(shares)
@@ -102,7 +98,7 @@ def draw_tier(tiers: Sequence[Tier], chance: float) -> Tier | None:
     """The tier for a draw in [0, 1); the first tier if none is ready, None without tiers."""
     if not tiers:
         return None
-    for tier, share in zip(tiers, tier_shares([(t.ready_count, len(t.members)) for t in tiers]), strict=True):
+    for tier, share in zip(tiers, tier_shares([(t.ready_count, t.open_count) for t in tiers]), strict=True):
         if chance < share:
             return tier
         chance -= share

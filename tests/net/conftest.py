@@ -49,7 +49,7 @@ async def eventually(holds: Callable[[], Any], what: Any = "") -> None:
     """Returns as soon as `holds()` is true; fails with `what` (or its result, if it is a function) if it never is."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not holds():
+            while not holds():  # noqa: ASYNC110 - any condition, not one that tells
                 await asyncio.sleep(0.004)
     except TimeoutError:
         pytest.fail(f"never came true: {what() if callable(what) else what}")
@@ -68,7 +68,8 @@ class Head:
         self.raw = raw
         first, *lines = raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
         self.first = first.decode("latin-1")
-        self.fields = [(n.decode("latin-1"), v.strip().decode("latin-1")) for n, _, v in (x.partition(b":") for x in lines)]
+        parts = [line.decode("latin-1").partition(":") for line in lines]
+        self.fields = [(name, value.strip()) for name, _, value in parts]
         self.body = b""
 
     def all(self, name: str) -> list[str]:
@@ -120,6 +121,8 @@ class Wire:
         self._buffer = b""
 
     def send(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise Broken("closed", b"")
         self.writer.write(data)
 
     async def flush(self) -> None:
@@ -409,6 +412,8 @@ class House:
 class World:
     """Everything of one test; cleans up, and looks for what was left behind."""
 
+    eventually = staticmethod(eventually)
+
     def __init__(self) -> None:
         self.upstreams: list[Upstream] = []
         self.houses: list[House] = []
@@ -441,7 +446,9 @@ class World:
         config = Config(
             listeners=tuple(ListenerConfig(each, listening) for each in binds),
             routes=(RouteConfig("web", **(route or {})),),
-            pools=(PoolConfig("web", specs, **{"selection": "round_robin", **(pool or {})}),),
+            pools=(
+                PoolConfig("web", specs, **{"selection": "round_robin", **(pool or {})}),
+            ),  # turns, so tests can count
             server=ServerConfig(**(server or {})),
         )
         house = House(config, filters, observers, affinity)

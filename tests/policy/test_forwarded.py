@@ -42,16 +42,16 @@ def test_a_peer_without_an_address_gets_no_for_line() -> None:
 def test_the_client_is_the_last_that_no_trusted_proxy_put_its_name_to(
     fields: list[bytes], client: str, chain: str
 ) -> None:
-    found, lines = client_of("10.0.0.1", "http", said(*fields), trusts)
+    found, lines = client_of("10.0.0.1", "http", "a.test", said(*fields), trusts)
     assert found == client
     assert lines.startswith(f"X-Forwarded-For: {chain}\r\n")
     assert lines.count("X-Forwarded-For") == 1
 
 
 def test_a_trusted_peer_without_an_address_adds_none() -> None:
-    assert client_of("", "http", said(b"192.0.2.1"), trusts) == (
+    assert client_of("", "http", "a.test", said(b"192.0.2.1"), trusts) == (
         "192.0.2.1",
-        "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\n",
+        "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n",
     )
 
 
@@ -67,11 +67,17 @@ def test_a_trusted_peer_without_an_address_adds_none() -> None:
     ],
 )
 def test_the_scheme_is_believed_if_it_is_one(values: list[bytes], proto: str) -> None:
-    lines = client_of("10.0.0.1", "http", said(*values, name=b"x-forwarded-proto"), trusts)[1]
-    assert lines.endswith(f"X-Forwarded-Proto: {proto}\r\n")
+    lines = client_of("10.0.0.1", "http", "a.test", said(*values, name=b"x-forwarded-proto"), trusts)[1]
+    assert f"X-Forwarded-Proto: {proto}\r\n" in lines
 
 
 def test_bytes_beyond_ascii_do_not_break_it() -> None:
-    client, lines = client_of("10.0.0.1", "http", said(b"\xff\xfe"), trusts)
+    client, lines = client_of("10.0.0.1", "http", "a.test", said(b"\xff\xfe"), trusts)
     assert client.encode("latin-1") == b"\xff\xfe"
     assert lines.encode("latin-1").startswith(b"X-Forwarded-For: \xff\xfe, 10.0.0.1\r\n")
+
+
+def test_the_host_that_a_trusted_peer_was_asked_for_is_kept() -> None:
+    given = said(b"shop.test", name=b"x-forwarded-host")
+    assert client_of("10.0.0.1", "http", "a.test", given, trusts)[1].endswith("X-Forwarded-Host: shop.test\r\n")
+    assert client_of("10.0.0.1", "http", "a.test", [], trusts)[1].endswith("X-Forwarded-Host: a.test\r\n")

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError
+from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
 from router.policy import headers
-from router.policy.headers import BODY_CHUNKED, BODY_TO_END, VIA, has_control_bytes, read_request, read_response
+from router.policy.headers import (
+    BODY_CHUNKED,
+    BODY_TO_END,
+    VIA,
+    has_control_bytes,
+    lines_of,
+    read_request,
+    read_response,
+)
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
+#: How a field may be written: as usual, and with other blanks, which the parser takes off.
+WRITINGS = (b"%b: %b\r\n", b"%b:%b\r\n", b"%b:\t %b \r\n")
+
 
 def fields(*lines: str) -> Fields:
-    """"Name: value" each."""
-    return tuple((name.encode("latin-1"), value.strip().encode("latin-1")) for name, _, value in (x.partition(":") for x in lines))
+    """ "Name: value" each."""
+    parts = (line.partition(":") for line in lines)
+    return tuple((name.encode("latin-1"), value.strip().encode("latin-1")) for name, _, value in parts)
+
+
+def written(given: Fields, how: bytes) -> bytes:
+    return b"\r\n" + b"".join(how % field for field in given)
+
+
+def request(given: Fields) -> tuple:
+    """read_request, which must not depend on how the fields were written."""
+    heads = [read_request(given, written(given, how)) for how in WRITINGS]
+    assert all((kept(head), head[1:]) == (kept(heads[0]), heads[0][1:]) for head in heads)
+    return heads[0]
+
+
+def response(given: Fields, status: int, method: str) -> tuple:
+    """read_response, likewise."""
+    heads = [read_response(given, written(given, how), status, method) for how in WRITINGS]
+    assert all((kept(head), head[1:]) == (kept(heads[0]), heads[0][1:]) for head in heads)
+    return heads[0]
 
 
 def kept(head: tuple) -> list[str]:
-    return [line for line in b"".join(head[0]).decode("latin-1").split("\r\n") if line]
+    """The lines that go on, written as usual."""
+    lines = head[0].decode("latin-1")
+    assert lines.startswith("\r\n")
+    assert lines.endswith("\r\n")
+    parts = (line.partition(":") for line in lines.split("\r\n") if line)
+    return [": ".join((name, value.strip(" \t"))) for name, _, value in parts]
 
 
 HOP_BY_HOP = [
@@ -38,18 +75,18 @@ HOP_BY_HOP = [
 @pytest.mark.parametrize("line", [*HOP_BY_HOP, *(line.upper() for line in HOP_BY_HOP)])
 def test_hop_by_hop_fields_end_here_in_both_directions(line: str) -> None:
     given = fields("A: 1", line, "B: 2")
-    assert kept(read_request(given)) == ["A: 1", "B: 2"]
-    assert kept(read_response(given, 200, "GET")) == ["A: 1", "B: 2"]
+    assert kept(request(given)) == ["A: 1", "B: 2"]
+    assert kept(response(given, 200, "GET")) == ["A: 1", "B: 2"]
 
 
 def test_order_case_duplicates_and_bytes_are_kept() -> None:
-    lines = ["Set-Cookie: a=1", "x-B: \xff\xfe", "Set-Cookie: b=2", "X-b: ", "ETag: W/\"1\"", "Set-cookie: a=1"]
-    assert kept(read_request(fields(*lines))) == lines
-    assert kept(read_response(fields(*lines), 200, "GET")) == lines
+    lines = ["Set-Cookie: a=1", "x-B: \xff\xfe", "Set-Cookie: b=2", "X-b: ", 'ETag: W/"1"', "Set-cookie: a=1"]
+    assert kept(request(fields(*lines))) == lines
+    assert kept(response(fields(*lines), 200, "GET")) == lines
 
 
 def test_a_request_without_anything_special() -> None:
-    head = read_request(fields("Host: a.test", "Accept: */*"))
+    head = request(fields("Host: a.test", "Accept: */*"))
     assert kept(head) == ["Host: a.test", "Accept: */*"]
     assert head[1:] == (0, False, "", [], frozenset())
 
@@ -76,58 +113,57 @@ def test_a_request_without_anything_special() -> None:
 def test_what_connection_lists_is_removed(connection: str, gone: set[str]) -> None:
     given = fields("X-A: 1", f"Connection: {connection}", "X-B: 2", "X-C: 3")
     left = [line for line in ["X-A: 1", "X-B: 2", "X-C: 3"] if line[:3] not in gone]
-    assert kept(read_request(given)) == left
-    assert kept(read_response(given, 200, "GET")) == left
+    assert kept(request(given)) == left
+    assert kept(response(given, 200, "GET")) == left
 
 
 def test_several_connection_fields_add_up() -> None:
     given = fields("Connection: X-A", "X-A: 1", "connection: close, X-B", "x-b: 2", "X-C: 3")
-    head = read_request(given)
+    head = request(given)
     assert kept(head) == ["X-C: 3"]
     assert head[5] == {b"x-a", b"close", b"x-b"}
-    answer = read_response(given, 200, "GET")
+    answer = response(given, 200, "GET")
     assert kept(answer) == ["X-C: 3"]
     assert answer[2], "it closes, for one of them said so"
 
 
 @pytest.mark.parametrize("name", ["Host", "Content-Length", "hOST"])
 def test_connection_cannot_remove_what_the_message_means(name: str) -> None:
-    head = read_request(fields("Host: a.test", "Content-Length: 3", f"Connection: {name}, X-A", "X-A: 1"))
+    head = request(fields("Host: a.test", "Content-Length: 3", f"Connection: {name}, X-A", "X-A: 1"))
     assert kept(head) == ["Host: a.test", "Content-Length: 3"]
     assert head[1] == 3
 
 
 def test_connection_cannot_remove_the_framing_of_a_response() -> None:
-    length = read_response(fields("Content-Length: 3", "Connection: content-length, x-a"), 200, "GET")
+    length = response(fields("Content-Length: 3", "Connection: content-length, x-a"), 200, "GET")
     assert (kept(length), length[1]) == (["Content-Length: 3"], 3)
-    chunked = read_response(fields("Transfer-Encoding: chunked", "Connection: transfer-encoding"), 200, "GET")
+    chunked = response(fields("Transfer-Encoding: chunked", "Connection: transfer-encoding"), 200, "GET")
     assert chunked[1] == BODY_CHUNKED
 
 
 def test_connection_transfer_encoding_leaves_a_chunked_request_chunked() -> None:
-    head = read_request(fields("Transfer-Encoding: chunked", "Connection: transfer-encoding, x-a", "X-A: 1"))
+    head = request(fields("Transfer-Encoding: chunked", "Connection: transfer-encoding, x-a", "X-A: 1"))
     assert (kept(head), head[1]) == (["Transfer-Encoding: chunked"], BODY_CHUNKED)
 
 
-def test_connection_naming_a_vouched_field_takes_the_clients_word_away_only() -> None:
-    head = read_request(
+def test_connection_naming_a_vouched_field_lets_none_of_it_through() -> None:
+    head = request(
         fields("X-Forwarded-For: 6.6.6.6", "X-Request-ID: mine", "Connection: X-Forwarded-For, X-Request-ID, close")
     )
     assert kept(head) == []
-    assert (head[3], head[4]) == ("", [])
-    assert b"close" in head[5]
+    assert head[5] == {b"x-forwarded-for", b"x-request-id", b"close"}
 
 
 def test_connection_naming_date_or_id_of_a_response() -> None:
-    head = read_response(fields("Date: now", "X-Request-ID: 1", "Connection: date, x-request-id, close"), 200, "GET")
+    head = response(fields("Date: now", "X-Request-ID: 1", "Connection: date, x-request-id, close"), 200, "GET")
     assert (kept(head), head[2:]) == ([], (True, False, False))
 
 
 def test_refused_framing_is_refused_with_listed_fields_too() -> None:
     with pytest.raises(BadRequest):
-        read_request(fields("Connection: x-a", "Content-Length: 1", "Content-Length: 1"))
+        request(fields("Connection: x-a", "Content-Length: 1", "Content-Length: 1"))
     with pytest.raises(BadRequest):
-        read_request(fields("Connection: content-length, x", "Content-Length: 1", "Transfer-Encoding: chunked"))
+        request(fields("Connection: content-length, x", "Content-Length: 1", "Transfer-Encoding: chunked"))
 
 
 # What the router vouches for
@@ -149,13 +185,15 @@ def test_refused_framing_is_refused_with_listed_fields_too() -> None:
     ],
 )
 def test_spellings_that_cgi_cannot_tell_apart_never_go_on(name: str) -> None:
-    head = read_request(fields("A: 1", f"{name}: 6"))
+    head = request(fields("A: 1", f"{name}: 6"))
     assert kept(head) == ["A: 1"]
     assert head[1:] == (0, False, "", [], frozenset())
 
 
 def test_forwarded_fields_are_taken_out_and_handed_over() -> None:
-    head = read_request(fields("X-Forwarded-For: 1", "X-FORWARDED-proto: https", "x-forwarded-host: h", "X-Forwarded-For: 2"))
+    head = request(
+        fields("X-Forwarded-For: 1", "X-FORWARDED-proto: https", "x-forwarded-host: h", "X-Forwarded-For: 2")
+    )
     assert kept(head) == []
     assert head[4] == [
         (b"x-forwarded-for", b"1"),
@@ -163,29 +201,29 @@ def test_forwarded_fields_are_taken_out_and_handed_over() -> None:
         (b"x-forwarded-host", b"h"),
         (b"x-forwarded-for", b"2"),
     ]
-    assert read_request(fields("A: 1"))[4] == [], "one request's fields never reach another"
+    assert request(fields("A: 1"))[4] == [], "one request's fields never reach another"
 
 
 def test_a_response_may_say_what_it_likes_of_forwarding() -> None:
     lines = ["X-Forwarded-For: 1", "Forwarded: for=1", "X_Request_ID: 2", "Expect: x"]
-    assert kept(read_response(fields(*lines), 200, "GET")) == lines
+    assert kept(response(fields(*lines), 200, "GET")) == lines
 
 
 @pytest.mark.parametrize("value", ["a", "A-z_0.9:+/=@", "x" * 128])
 def test_a_valid_request_id_is_kept(value: str) -> None:
-    head = read_request(fields(f"X-Request-Id: {value}"))
+    head = request(fields(f"X-Request-Id: {value}"))
     assert head[3] == value
     assert kept(head) == [], "the router writes the line itself"
 
 
-@pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a,b", "<x>", "a\"b", "\xff", "a;b", "a\x00"])
+@pytest.mark.parametrize("value", ["", "x" * 129, "a b", "a,b", "<x>", 'a"b', "\xff", "a;b", "a\x00"])
 def test_another_one_is_replaced(value: str) -> None:
-    head = read_request(fields(f"X-Request-ID: {value}"))
+    head = request(fields(f"X-Request-ID: {value}"))
     assert (kept(head), head[3]) == ([], "")
 
 
 def test_of_several_request_ids_one_remains() -> None:
-    assert read_request(fields("X-Request-ID: a", "X-Request-ID: b"))[3] in ("a", "b", "")
+    assert request(fields("X-Request-ID: a", "X-Request-ID: b"))[3] in ("a", "b", "")
 
 
 # Framing of requests
@@ -193,7 +231,7 @@ def test_of_several_request_ids_one_remains() -> None:
 
 @pytest.mark.parametrize(("value", "length"), [("0", 0), ("5", 5), ("007", 7), ("9" * 18, int("9" * 18))])
 def test_a_length_is_read_and_kept_as_it_came(value: str, length: int) -> None:
-    head = read_request(fields(f"Content-Length: {value}"))
+    head = request(fields(f"Content-Length: {value}"))
     assert (kept(head), head[1]) == ([f"Content-Length: {value}"], length)
 
 
@@ -203,63 +241,66 @@ BAD_LENGTHS = ["", "-1", "+1", "1.0", "0x1", "1, 1", "1 1", "a", "\xb2", "9" * 1
 @pytest.mark.parametrize("value", BAD_LENGTHS)
 def test_what_is_no_length_is_refused(value: str) -> None:
     with pytest.raises(BadRequest):
-        read_request(fields(f"Content-Length: {value}"))
+        request(fields(f"Content-Length: {value}"))
     with pytest.raises(ProtocolError):
-        read_response(fields(f"Content-Length: {value}"), 200, "GET")
+        response(fields(f"Content-Length: {value}"), 200, "GET")
 
 
-@pytest.mark.parametrize("lines", [("Content-Length: 1", "content-length: 1"), ("Content-Length: 0", "Content-Length: 0")])
+@pytest.mark.parametrize(
+    "lines", [("Content-Length: 1", "content-length: 1"), ("Content-Length: 0", "Content-Length: 0")]
+)
 def test_a_length_said_twice_is_refused(lines: tuple[str, ...]) -> None:
     with pytest.raises(BadRequest):
-        read_request(fields(*lines))
+        request(fields(*lines))
     with pytest.raises(ProtocolError):
-        read_response(fields(*lines), 200, "GET")
+        response(fields(*lines), 200, "GET")
 
 
 @pytest.mark.parametrize("value", ["chunked", "Chunked", "CHUNKED"])
 def test_chunked(value: str) -> None:
-    head = read_request(fields(f"transfer-encoding: {value}", "A: 1"))
-    assert head[1] == BODY_CHUNKED
-    assert sorted(kept(head)) == ["A: 1", "Transfer-Encoding: chunked"]
-    answer = read_response(fields(f"transfer-encoding: {value}", "A: 1"), 200, "GET")
+    head = request(fields(f"transfer-encoding: {value}", "A: 1"))
+    assert (kept(head), head[1]) == ([f"transfer-encoding: {value}", "A: 1"], BODY_CHUNKED)
+    answer = response(fields(f"transfer-encoding: {value}", "A: 1"), 200, "GET")
     assert (kept(answer), answer[1]) == (["A: 1"], BODY_CHUNKED)
 
 
-@pytest.mark.parametrize("value", ["gzip", "gzip, chunked", "chunked, chunked", "identity", "", "chunked;x", "xchunked"])
+@pytest.mark.parametrize(
+    "value", ["gzip", "gzip, chunked", "chunked, chunked", "identity", "", "chunked;x", "xchunked"]
+)
 def test_other_codings_are_refused(value: str) -> None:
     with pytest.raises(NotImplementedMethod):
-        read_request(fields(f"Transfer-Encoding: {value}"))
+        request(fields(f"Transfer-Encoding: {value}"))
     with pytest.raises(ProtocolError):
-        read_response(fields(f"Transfer-Encoding: {value}"), 200, "GET")
+        response(fields(f"Transfer-Encoding: {value}"), 200, "GET")
 
 
 def test_a_coding_said_twice_is_refused() -> None:
     twice = fields("Transfer-Encoding: chunked", "Transfer-Encoding: chunked")
     with pytest.raises(BadRequest):
-        read_request(twice)
+        request(twice)
     with pytest.raises(ProtocolError):
-        read_response(twice, 200, "GET")
+        response(twice, 200, "GET")
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_both_length_and_chunked_are_refused(order: int) -> None:
     both = fields("Content-Length: 0", "Transfer-Encoding: chunked")[::order]
     with pytest.raises(BadRequest):
-        read_request(both)
+        request(both)
     with pytest.raises(ProtocolError):
-        read_response(both, 200, "GET")
+        response(both, 200, "GET")
 
 
 @pytest.mark.parametrize("value", ["100-continue", "100-Continue"])
 def test_expect_is_answered_here_and_removed(value: str) -> None:
-    head = read_request(fields("A: 1", f"Expect: {value}"))
+    head = request(fields("A: 1", f"Expect: {value}"))
     assert (kept(head), head[2]) == (["A: 1"], True)
 
 
 @pytest.mark.parametrize("value", ["", "102-processing", "100-continue, x"])
 def test_other_expectations_fail(value: str) -> None:
     with pytest.raises(ExpectationFailed):
-        read_request(fields(f"Expect: {value}"))
+        request(fields(f"Expect: {value}"))
 
 
 # Framing of responses
@@ -285,12 +326,12 @@ def test_other_expectations_fail(value: str) -> None:
     ],
 )
 def test_how_long_a_response_is(lines: tuple[str, ...], status: int, method: str, length: int) -> None:
-    assert read_response(fields(*lines), status, method)[1] == length
+    assert response(fields(*lines), status, method)[1] == length
 
 
 def test_the_length_that_a_head_or_304_names_is_kept() -> None:
     for status, method in ((200, "HEAD"), (304, "GET")):
-        assert kept(read_response(fields("Content-Length: 7"), status, method)) == ["Content-Length: 7"]
+        assert kept(response(fields("Content-Length: 7"), status, method)) == ["Content-Length: 7"]
 
 
 @pytest.mark.parametrize(
@@ -306,34 +347,120 @@ def test_the_length_that_a_head_or_304_names_is_kept() -> None:
     ],
 )
 def test_what_else_a_response_says(lines: tuple[str, ...], closes: bool, has_date: bool, has_id: bool) -> None:
-    assert read_response(fields(*lines), 200, "GET")[2:] == (closes, has_date, has_id)
+    assert response(fields(*lines), 200, "GET")[2:] == (closes, has_date, has_id)
 
 
 def test_date_and_id_of_a_response_stay_in_their_place() -> None:
     lines = ["A: 1", "Date: now", "B: 2", "X-Request-ID: 1", "C: 3"]
-    assert kept(read_response(fields(*lines), 200, "GET")) == lines
+    assert kept(response(fields(*lines), 200, "GET")) == lines
 
 
-# Spellings
+# Lines
+
+
+def test_lines_of_fields() -> None:
+    assert lines_of(()) == b"\r\n"
+    assert lines_of(fields("A: 1", "B: ")) == b"\r\nA: 1\r\nB: \r\n"
+
+
+def test_what_is_kept_is_kept_to_the_byte() -> None:
+    given, lines = fields("A: 1", "b: 2", "C:", "Connection: close"), b"\r\nA:1\r\nb: \t2 \r\nC:\r\n"
+    assert read_request(given[:3], lines)[0] == lines
+    assert read_response(given[:3], lines, 200, "GET")[0] == lines
+    assert read_request(given, lines + b"Connection: close\r\n")[0] == lines
+
+
+def test_a_removed_line_is_found_only_where_it_stands() -> None:
+    given = fields("A: TE: x", "X-TE: x", "TE: x", "B: 1\tTE: x", "te: x")
+    assert kept(request(given)) == ["A: TE: x", "X-TE: x", "B: 1\tTE: x"]
+    assert kept(response(given, 200, "GET")) == ["A: TE: x", "X-TE: x", "B: 1\tTE: x"]
+
+
+def test_the_same_line_twice_is_removed_twice() -> None:
+    given = fields("TE: x", "TE: x", "A: 1", "TE: x")
+    assert kept(request(given)) == ["A: 1"]
+
+
+def test_a_head_without_fields() -> None:
+    assert read_request((), b"\r\n") == (b"\r\n", 0, False, "", [], frozenset())
+    assert read_response((), b"\r\n", 200, "GET") == (b"\r\n", BODY_TO_END, False, False, False)
+
+
+MENU = [
+    "Host: a.test",
+    "Accept: */*",
+    "X-A: 1",
+    "Set-Cookie: a=1",
+    "Date: now",
+    "Content-Length: 3",
+    "content-length: 3",
+    "Connection: close",
+    "connection: X-A",
+    "TE: x",
+    "X-Request-ID: 1",
+    "Transfer-Encoding: chunked",
+    "X-Forwarded-For: 1",
+]
+
+
+def said(read: Callable[..., object], *args: object) -> object:
+    try:
+        return read(*args)
+    except RouterError as error:
+        return type(error)
+
+
+@given(st.lists(st.sampled_from(MENU), max_size=6))
+def test_the_usual_head_is_read_as_field_by_field(lines: list[str]) -> None:
+    given = fields(*lines)
+    one_by_one = (*given, (b"TE", b"x"))
+    assert said(read_request, given, lines_of(given)) == said(read_request, one_by_one, lines_of(one_by_one))
+    usual = said(read_response, given, lines_of(given), 200, "GET")
+    assert said(read_response, one_by_one, lines_of(one_by_one), 200, "GET") == usual
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["", " A", "A ", "A B", "A\t", "A(", "A@b", "\xe4", "A/b", '"A"'])
+def test_a_name_that_is_no_token_is_refused(name: str) -> None:
+    given = ((b"B", b"1"), (name.encode("latin-1"), b"1"))
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            request(given)
+        with pytest.raises(ProtocolError):
+            response(given, 200, "GET")
 
 
 def test_the_memory_of_spellings_is_bounded_and_changes_no_answer() -> None:
-    codes = headers._Codes(headers._REQUEST)
+    codes = headers._Codes(headers._REQUEST, BadRequest)
     for n in range(3000):
         assert codes[b"x-made-up-%d" % n] == headers._PLAIN
         assert codes[b"x" * 41 + b"%d" % n] == headers._PLAIN
     assert len(codes) <= codes.MOST
     assert not any(len(name) > 40 for name in codes)
     assert codes[b"CONTENT-length"] == codes[b"content-length"] != headers._PLAIN
-    for n in range(3000):
-        read_request(fields(f"X-Other-{n}: 1"))
-    assert len(headers._REQUEST_CODES) <= codes.MOST
+
+
+def test_the_memory_of_heads_is_bounded_and_changes_no_answer() -> None:
+    for n in range(1500):
+        assert kept(request(fields(f"X-Other-{n}: 1", "TE: x"))) == [f"X-Other-{n}: 1"]
+        assert kept(request(fields(f"X-Other-{n}: 1"))) == [f"X-Other-{n}: 1"]
+        assert kept(response(fields(f"X-Other-{n}: 1"), 200, "GET")) == [f"X-Other-{n}: 1"]
+    long = f"X-{'y' * 2000}: 1"
+    for _ in range(2):
+        assert kept(request(fields(long))) == kept(response(fields(long), 200, "GET")) == [long]
+    memories = [value for value in vars(headers).values() if isinstance(value, dict) and hasattr(value, "MOST")]
+    assert len(memories) >= 2
+    for memory in memories:
+        assert 0 < len(memory) <= memory.MOST
+        assert not any(len(b"".join(names)) > 1024 for names in memory if isinstance(names, tuple))
 
 
 @given(st.sampled_from(sorted(headers._REQUEST)), st.data())
 def test_case_makes_no_difference(name: bytes, data: st.DataObject) -> None:
     spelled = bytes(data.draw(st.sampled_from((c, ord(chr(c).upper())))) for c in name)
-    codes = headers._Codes(headers._REQUEST)
+    codes = headers._Codes(headers._REQUEST, BadRequest)
     assert codes[spelled] == codes[name]
 
 

@@ -50,7 +50,7 @@ def test_other_methods_never(method: str) -> None:
 
 def test_the_sets_of_rfc_9110() -> None:
     assert {"GET", "HEAD", "OPTIONS", "TRACE"} == SAFE
-    assert IDEMPOTENT - SAFE == {"PUT", "DELETE"}
+    assert {"PUT", "DELETE"} == IDEMPOTENT - SAFE
 
 
 def test_what_was_not_sent_takes_no_token() -> None:

@@ -137,19 +137,7 @@ def test_panic_asks_all_with_room_that_the_operator_left_in() -> None:
     endpoints[0].load = 1
     assert list(made.everyone()) == [endpoints[1]]
     assert made.everyone() is made.everyone()
-    assert made.has_free()
     endpoints[0].load = 0
     made.touch()
     assert set(made.everyone()) == set(endpoints[:2])
     assert (made.ready_count, made.open_count) == (0, 2)
-
-
-def test_free_or_not() -> None:
-    endpoints = make_endpoints(1, 1)
-    made = Tier(endpoints)
-    assert not made.has_free()
-    placed(made, endpoints[0])
-    assert made.has_free()
-    made.list_for(endpoints[0]).discard(endpoints[0])
-    made.touch()
-    assert not made.has_free(), "ready but full: that is no panic"

@@ -1,0 +1,600 @@
+"""A pool: membership, places, the one order, leases, the queue, outcomes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from router import Candidates, Eject, Endpoint, EndpointSpec, Outcome
+from router.policy.health import EjectionRule
+from router.policy.limits import Limits
+from router.policy.pool import Pool
+from router.policy.waiting import Ticket
+from router.testing import make_exchange
+
+Build = Callable[..., Pool]
+FAILED = Outcome("failure", phase="connect")
+WELL = Outcome("success")
+
+
+def spec(name: str, **fields: Any) -> EndpointSpec:
+    return EndpointSpec(url=f"http://{name}.test", id=name, **fields)
+
+
+def specs(names: str, **fields: Any) -> list[EndpointSpec]:
+    return [spec(name, **fields) for name in names]
+
+
+def usable(pool: Pool, now: float) -> str | None:
+    """Names of the candidates in order; "" if all are full, None if nothing is ready."""
+    found = pool.candidates(make_exchange(), now)
+    return None if found is None else "".join(sorted(e.identity for e in found))
+
+
+def eject(pool: Pool, endpoint: Endpoint, now: float, *, connection: bool = True) -> None:
+    detector = pool.detectors[0]
+    detector.verdict = Eject("test", connection)
+    pool.told(endpoint, FAILED, now)
+    detector.verdict = None
+
+
+def consistent(pool: Pool) -> None:
+    for endpoint in pool.members.values():
+        if endpoint.home is None:
+            assert endpoint.slot == -1
+        else:
+            assert endpoint.home[endpoint.slot] is endpoint
+
+
+# Membership
+
+
+def test_an_empty_pool_has_nobody(build: Build, now: float) -> None:
+    pool = build(0)
+    assert usable(pool, now) is None
+    assert pool.grant() is None
+    assert "web" in repr(pool)
+
+
+def test_the_same_identity_keeps_its_object_its_leases_and_its_health(build: Build, now: float, scripted: Any) -> None:
+    pool = build(specs("abc"), detectors=[scripted])
+    a, b = pool.members["a"], pool.members["b"]
+    pool.acquire(a, now)
+    eject(pool, b, now)
+    pool.update([spec("b", weight=5), spec("a", weight=3, zone="z"), spec("d")], now)
+    assert pool.members["a"] is a
+    assert (a.load, a.spec.weight, a.weight, a.spec.zone) == (1, 3, 3, "z")
+    assert pool.members["b"] is b
+    assert b.health.ejection.lasts(now)
+    assert usable(pool, now) == "ad"
+    consistent(pool)
+
+
+def test_the_selector_is_told_of_all_members_at_each_update(build: Build, now: float) -> None:
+    pool = build(specs("ab"))
+    pool.update(specs("bc"), now)
+    told = pool.selector.updates
+    assert [[e.identity for e in endpoints] for endpoints in told] == [["a", "b"], ["b", "c"]]
+    assert told[0][1] is told[1][0]
+
+
+def test_a_selector_need_not_listen(build: Build, now: float) -> None:
+    class Deaf:
+        def choose(self, candidates: Candidates, exchange: object) -> Endpoint:
+            return candidates[0]
+
+    assert usable(build(2, Deaf()), now) == "ab"
+
+
+def test_a_changed_address_is_taken_over(build: Build, now: float) -> None:
+    pool = build([EndpointSpec(url="http://10.0.0.1:80", id="a")])
+    a = pool.members["a"]
+    pool.update([EndpointSpec(url="http://10.0.0.2:81", id="a")], now)
+    assert pool.members["a"] is a
+    assert str(a.address) == "http://10.0.0.2:81"
+
+
+@pytest.mark.parametrize("again", [spec("a"), spec("a", weight=2)])
+def test_the_same_identity_twice_is_refused_and_changes_nothing(build: Build, now: float, again: EndpointSpec) -> None:
+    pool = build(specs("xy"))
+    with pytest.raises(ValueError, match=r"'web'.*'a'"):
+        pool.update([spec("a"), again], now)
+    assert usable(pool, now) == "xy"
+
+
+def test_the_very_same_value_twice_is_refused_too(build: Build, now: float) -> None:
+    pool, one = build(specs("xy")), spec("a")
+    with pytest.raises(ValueError, match=r"'web'.*'a'"):
+        pool.update([one, one], now)
+
+
+def test_a_set_with_a_bad_address_changes_nothing(build: Build, now: float) -> None:
+    pool = build(specs("ab"))
+    with pytest.raises(ValueError, match=r"\w"):
+        pool.update([EndpointSpec(url="http://a.test", id="a"), EndpointSpec(url="nonsense", id="c")], now)
+    assert usable(pool, now) == "ab"
+    assert set(pool.members) == {"a", "b"}
+
+
+def test_a_removed_endpoint_goes_at_once_if_idle(build: Build, now: float, scripted: Any) -> None:
+    pool, gone = build(specs("ab"), detectors=[scripted]), []
+    pool.gone = gone.append
+    a = pool.members["a"]
+    pool.update(specs("b"), now)
+    assert gone == [a]
+    assert scripted.forgotten == [a]
+    assert usable(pool, now) == "b"
+    assert (a.home, a.slot) == (None, -1)
+
+
+@pytest.mark.parametrize("limit", [float("inf"), 2, 1])
+def test_a_removed_endpoint_goes_when_its_last_lease_closes(build: Build, now: float, limit: float) -> None:
+    pool, gone = build(specs("ab"), limits=Limits(per_endpoint=limit)), []
+    pool.gone = gone.append
+    a = pool.members["a"]
+    leases = int(min(limit, 2))
+    for _ in range(leases):
+        pool.acquire(a, now)
+    pool.update(specs("b"), now)
+    for left in range(leases, 0, -1):
+        assert (gone, a.load) == ([], left)
+        pool.release(a, now)
+    assert gone == [a]
+    assert usable(pool, now) == "b"
+
+
+def test_one_that_comes_back_is_a_new_one_beside_its_old_leases(build: Build, now: float) -> None:
+    pool, gone = build(specs("ab")), []
+    pool.gone = gone.append
+    old = pool.members["a"]
+    pool.acquire(old, now)
+    pool.update(specs("b"), now)
+    pool.update(specs("ab"), now)
+    new = pool.members["a"]
+    assert new is not old
+    assert new.load == 0
+    pool.release(old, now)
+    assert gone == [old]
+    assert usable(pool, now) == "ab"
+    consistent(pool)
+
+
+def test_what_is_said_of_a_removed_endpoint_changes_no_list(build: Build, now: float, scripted: Any) -> None:
+    pool = build(specs("abc"), detectors=[scripted], probe=(1, 1))
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    a = pool.members["a"]
+    pool.update([spec("b", priority=1), spec("c", priority=1)], now)
+    pool.operate(a, "drain", now)
+    pool.operate(a, "up", now)
+    pool.probed(a, False, "x", now)
+    pool.probed(a, True, "x", now)
+    eject(pool, a, now)
+    assert usable(pool, now) == "bc"
+    assert a.home is None
+
+
+@pytest.mark.parametrize("detectors", [0, 1])
+def test_a_detector_need_not_forget(build: Build, now: float, detectors: int) -> None:
+    class Watcher:
+        def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+            return None
+
+    pool = build(specs("ab"), detectors=[Watcher()] * detectors)
+    pool.update(specs("b"), now)
+    assert usable(pool, now) == "b"
+
+
+# The one order
+
+
+def test_the_operator_and_weight_0_come_first(build: Build, now: float) -> None:
+    pool = build([spec("a"), spec("b", state="drain"), spec("c", weight=0), spec("d")])
+    assert usable(pool, now) == "ad"
+    pool.operate(pool.members["a"], "drain", now)
+    assert usable(pool, now) == "d"
+    pool.operate(pool.members["d"], "drain", now)
+    assert usable(pool, now) is None, "no panic asks the draining, nor weight 0"
+    pool.operate(pool.members["b"], "up", now)
+    assert usable(pool, now) == "b"
+
+
+def test_a_weight_may_become_0_and_more_again(build: Build, now: float) -> None:
+    pool = build(specs("ab"))
+    pool.update([spec("a", weight=0), spec("b")], now)
+    assert usable(pool, now) == "b"
+    pool.update([spec("a", weight=2), spec("b")], now)
+    assert usable(pool, now) == "ab"
+
+
+def test_a_reload_that_says_drain_drains_and_one_that_says_nothing_new_does_not(build: Build, now: float) -> None:
+    pool = build(specs("ab"))
+    pool.operate(pool.members["b"], "drain", now)
+    pool.update([spec("a", state="drain"), spec("b", weight=2)], now)
+    assert usable(pool, now) is None
+    pool.update([spec("a"), spec("b", weight=2)], now)
+    assert usable(pool, now) == "a", "b was drained by hand, and stays so"
+
+
+def test_an_operators_word_is_announced_once(build: Build, now: float) -> None:
+    pool, heard = build(2), []
+    pool.changed = lambda endpoint, cause: heard.append((endpoint.identity, cause))
+    a = pool.members["a"]
+    for state in ("drain", "drain", "up", "up"):
+        pool.operate(a, state, now)
+    assert heard == [("a", "draining"), ("a", "up again")]
+
+
+def test_a_pool_with_a_probe_waits_for_the_first_pass(build: Build, now: float) -> None:
+    pool = build(2, probe=(3, 2), when_few_ready="refuse")
+    heard = []
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    assert usable(pool, now) is None
+    pool.probed(pool.members["b"], True, "200", now)
+    assert usable(pool, now) == "b"
+    for _ in range(3):
+        pool.probed(pool.members["b"], False, "refused", now)
+    assert usable(pool, now) is None
+    assert heard == ["up: 200", "down: refused"]
+
+
+def test_a_result_for_a_pool_without_a_probe_says_nothing(build: Build, now: float) -> None:
+    pool = build(1)
+    pool.probed(pool.members["a"], False, "x", now)
+    assert usable(pool, now) == "a"
+
+
+@pytest.mark.parametrize(("when", "found"), [("try_all", "ab"), ("refuse", None)])
+def test_panic_is_when_none_of_the_tier_is_ready(build: Build, now: float, when: str, found: str | None) -> None:
+    pool = build([*specs("ab"), spec("c", state="drain")], probe=(1, 1), when_few_ready=when)
+    assert usable(pool, now) == found
+    pool.probed(pool.members["a"], True, "", now)
+    assert usable(pool, now) == "a"
+
+
+@pytest.mark.parametrize(("ready", "found"), [(4, "abcd"), (3, "abc"), (2, "abcd"), (1, "abcd")])
+def test_few_ready_raises_the_threshold_of_panic(build: Build, now: float, ready: int, found: str) -> None:
+    pool = build(4, probe=(1, 1), few_ready=0.5)
+    for endpoint in list(pool.members.values())[:ready]:
+        pool.probed(endpoint, True, "", now)
+    assert usable(pool, now) == found
+
+
+def test_a_lower_tier_serves_when_the_higher_is_down(build: Build, now: float) -> None:
+    pool = build([*specs("ab"), *specs("cd", priority=1)], probe=(1, 1))
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    assert usable(pool, now) == "ab"
+    for name in "ab":
+        pool.probed(pool.members[name], False, "", now)
+    assert usable(pool, now) == "cd"
+
+
+def test_tiers_share_by_what_is_ready(build: Build, now: float) -> None:
+    pool = build([*specs("ab"), *specs("cd", priority=1)], probe=(1, 1))
+    for name in "acd":
+        pool.probed(pool.members[name], True, "", now)
+    drawn = Counter(usable(pool, now) for _ in range(10_000))
+    assert drawn["a"] / 10_000 == pytest.approx(0.7, abs=0.02)
+    assert drawn["cd"] / 10_000 == pytest.approx(0.3, abs=0.02)
+
+
+class Hashing:
+    """A selector with a key of its own."""
+
+    def __init__(self) -> None:
+        self.key_of: Callable[[Any], int | None] = lambda exchange: int(exchange.headers["x-key"])
+        self.asked = 0
+
+    def key(self, exchange: Any) -> int | None:
+        self.asked += 1
+        return self.key_of(exchange)
+
+    def choose(self, candidates: Candidates, exchange: object) -> Endpoint:
+        return candidates[0]
+
+
+@pytest.fixture
+def half_down(build: Build, now: float) -> Pool:
+    pool = build([*specs("ab"), *specs("cd", priority=1)], Hashing(), probe=(1, 1))
+    for name in "acd":
+        pool.probed(pool.members[name], True, "", now)
+    return pool
+
+
+def test_the_selectors_key_draws_the_tier_and_always_the_same(half_down: Pool, now: float) -> None:
+    rng, drawn = random.Random(1), Counter()
+    for _ in range(5000):
+        exchange = make_exchange(headers={"X-Key": str(rng.getrandbits(64))})
+        first = half_down.candidates(exchange, now)
+        assert all(half_down.candidates(exchange, now) is first for _ in range(3))
+        drawn[first[0].spec.priority] += 1
+    assert drawn[0] / 5000 == pytest.approx(0.7, abs=0.03)
+    assert half_down.selector.asked == 5000, "asked once per exchange"
+
+
+def test_without_a_key_the_tier_is_drawn_by_chance(half_down: Pool, now: float) -> None:
+    half_down.selector.key_of = lambda exchange: None
+    drawn = Counter(usable(half_down, now) for _ in range(5000))
+    assert drawn["a"] / 5000 == pytest.approx(0.7, abs=0.03)
+
+
+def test_an_exchange_without_a_key_is_asked_once_too(half_down: Pool, now: float) -> None:
+    half_down.selector.key_of = lambda exchange: None
+    exchange = make_exchange()
+    for _ in range(3):
+        half_down.candidates(exchange, now)
+    assert half_down.selector.asked == 1
+
+
+def test_a_selector_whose_key_fails_is_worked_around(half_down: Pool, now: float) -> None:
+    def broken(exchange: object) -> int:
+        raise RuntimeError("no key")
+
+    half_down.selector.key_of, muted = broken, []
+    half_down.muted = lambda plugin, error: muted.append((plugin, error))
+    assert half_down.candidates(make_exchange(), now)
+    assert muted[0][0] is half_down.selector
+    assert str(muted[0][1]) == "no key"
+
+
+def test_a_full_tier_spills_over_to_the_highest_that_has_room(build: Build, now: float) -> None:
+    pool = build([spec("a"), spec("b", priority=1), spec("c", priority=2)], limits=Limits(per_endpoint=1))
+    assert usable(pool, now) == "a"
+    pool.acquire(pool.members["a"], now)
+    assert usable(pool, now) == "b"
+    pool.acquire(pool.members["b"], now)
+    assert usable(pool, now) == "c"
+    pool.acquire(pool.members["c"], now)
+    assert usable(pool, now) == ""
+    pool.release(pool.members["a"], now)
+    assert usable(pool, now) == "a"
+
+
+def test_panic_looks_past_a_tier_that_the_operator_emptied(build: Build, now: float) -> None:
+    pool = build([spec("a", state="drain"), spec("b", priority=1)], probe=(1, 1))
+    assert usable(pool, now) == "b"
+
+
+def test_the_own_zone_first(build: Build, now: float) -> None:
+    pool = build([*specs("ab", zone="here"), *specs("cd", zone="there")], probe=(1, 1), zone="here")
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    assert usable(pool, now) == "ab"
+    pool.probed(pool.members["a"], False, "", now)
+    assert usable(pool, now) == "b"
+    pool.probed(pool.members["b"], False, "", now)
+    assert usable(pool, now) == "cd"
+
+
+def test_room_comes_after_health(build: Build, now: float) -> None:
+    pool = build(2, limits=Limits(per_endpoint=2))
+    a, b = pool.members["a"], pool.members["b"]
+    pool.acquire(a, now)
+    assert usable(pool, now) == "ab"
+    pool.acquire(a, now)
+    assert usable(pool, now) == "b"
+    pool.acquire(b, now)
+    pool.acquire(b, now)
+    assert usable(pool, now) == "", "full is not the same as nothing ready"
+    pool.release(a, now)
+    assert usable(pool, now) == "a"
+    consistent(pool)
+
+
+@pytest.mark.parametrize("names", ["abc", "cba", "bac"])
+def test_the_order_of_the_endpoints_does_not_matter(build: Build, now: float, names: str) -> None:
+    pool = build(specs(names))
+    pool.operate(pool.members["b"], "drain", now)
+    assert usable(pool, now) == "ac"
+    pool.operate(pool.members["b"], "up", now)
+    assert usable(pool, now) == "abc"
+    consistent(pool)
+
+
+# Outcomes
+
+
+def test_an_ejection_takes_out_then_one_at_a_time_then_all(build: Build, now: float, scripted: Any) -> None:
+    pool, heard = build(3, detectors=[scripted], ejection=EjectionRule(base=30, rise=2)), []
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    a = pool.members["a"]
+    eject(pool, a, now)
+    assert usable(pool, now) == "bc"
+    assert pool.due == now + 30
+    assert usable(pool, now + 29) == "bc"
+    assert usable(pool, now + 30) == "abc"
+    assert a.limit == 1
+    pool.acquire(a, now + 30)
+    assert usable(pool, now + 30) == "bc", "on probation: one request at a time"
+    pool.release(a, now + 31)
+    pool.told(a, WELL, now + 31)
+    assert (usable(pool, now + 31), a.limit) == ("abc", 1)
+    pool.told(a, Outcome("neutral"), now + 31)
+    assert a.limit == 1
+    pool.told(a, WELL, now + 32)
+    assert a.limit == float("inf")
+    assert heard == ["ejected for 30 s: test", "ejection over, on probation", "back in service"]
+
+
+def test_the_first_failure_on_probation_ejects_for_longer(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, detectors=[scripted])
+    a = pool.members["a"]
+    eject(pool, a, now)
+    assert usable(pool, now + 30) == "abc"
+    pool.told(a, FAILED, now + 30)
+    assert usable(pool, now + 89.9) == "bc"
+    assert usable(pool, now + 90) == "abc"
+
+
+def test_leases_from_before_the_ejection_count_as_room(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, detectors=[scripted])
+    a = pool.members["a"]
+    pool.acquire(a, now)
+    pool.acquire(a, now)
+    eject(pool, a, now)
+    assert usable(pool, now + 30) == "b"
+    pool.release(a, now + 31)
+    assert usable(pool, now + 31) == "b"
+    pool.release(a, now + 32)
+    assert usable(pool, now + 32) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("total", "connection", "left"),
+    [(1, False, 1), (1, True, 1), (3, False, 2), (3, True, 1), (10, False, 9), (10, True, 1)],
+)
+def test_how_many_may_be_ejected(
+    build: Build, now: float, scripted: Any, total: int, connection: bool, left: int
+) -> None:
+    pool = build(total, detectors=[scripted])
+    for endpoint in pool.members.values():
+        eject(pool, endpoint, now, connection=connection)
+    assert len(usable(pool, now)) == left
+
+
+def test_who_is_out_is_not_ejected_again(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, detectors=[scripted])
+    a = pool.members["a"]
+    eject(pool, a, now)
+    eject(pool, a, now + 10)
+    assert a.health.ejection.until == now + 30
+
+
+def test_an_ejection_without_a_cause_ends_too(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, detectors=[scripted])
+    scripted.verdict = Eject("")
+    pool.told(pool.members["a"], FAILED, now)
+    assert usable(pool, now) == "bc"
+    assert usable(pool, now + 30) == "abc"
+
+
+def test_an_ejection_outlasts_an_update(build: Build, now: float, scripted: Any) -> None:
+    pool = build(specs("abc"), detectors=[scripted])
+    eject(pool, pool.members["a"], now)
+    pool.update(specs("abcd"), now + 1)
+    assert usable(pool, now + 1) == "bcd"
+    assert usable(pool, now + 30) == "abcd"
+
+
+def test_detectors_hear_what_is_not_neutral(build: Build, now: float, scripted: Any) -> None:
+    pool = build(1, detectors=[scripted, scripted])
+    a = pool.members["a"]
+    for outcome in (WELL, FAILED, Outcome("neutral")):
+        pool.told(a, outcome, now)
+    assert scripted.observed == [(a, WELL)] * 2 + [(a, FAILED)] * 2
+
+
+def test_a_detector_that_raises_is_muted_and_the_others_go_on(build: Build, now: float, scripted: Any) -> None:
+    broken = type(scripted)()
+    broken.error = RuntimeError("boom")
+    pool, muted = build(3, detectors=[broken, scripted]), []
+    pool.muted = lambda plugin, error: muted.append((plugin, error))
+    for _ in range(3):
+        eject_by = pool.members["a"]
+        pool.told(eject_by, FAILED, now)
+    assert muted == [(broken, broken.error)]
+    assert len(broken.observed) == 1
+    assert len(scripted.observed) == 3
+
+
+def test_nobody_need_listen(build: Build, now: float, scripted: Any) -> None:
+    scripted.error = RuntimeError("boom")
+    pool = build(2, detectors=[scripted])
+    pool.told(pool.members["a"], FAILED, now)
+    pool.operate(pool.members["a"], "drain", now)
+    pool.update([], now)
+    assert usable(pool, now) is None
+
+
+def test_a_detector_with_a_tick_is_told_of_time(build: Build, now: float, scripted: Any) -> None:
+    """DESIGN's contract of passive health: optional `tick(endpoints, now)`."""
+    ticks = []
+    scripted.tick = lambda endpoints, now: ticks.append((sorted(e.identity for e in endpoints), now))
+    pool = build(2, detectors=[scripted])
+    pool.tick(now + 1)
+    assert ticks == [(["a", "b"], now + 1)]
+
+
+# Affinity's question
+
+
+def test_affinity_may_keep_to_the_healthy_draining_or_not(build: Build, now: float, scripted: Any) -> None:
+    pool = build([*specs("abc"), spec("d", weight=0)], detectors=[scripted])
+    a, b, c, d = (pool.members[name] for name in "abcd")
+    pool.operate(a, "drain", now)
+    eject(pool, b, now)
+    assert [pool.is_usable(e, now) for e in (a, b, c, d)] == [True, False, True, True]
+    pool.update(specs("ab"), now)
+    assert not pool.is_usable(c, now)
+    assert not pool.is_usable(Endpoint(spec("a"), "web"), now), "another pool's endpoint of the same name"
+
+
+# The queue
+
+
+def ticket(pool: Pool, *, admitted: bool = False) -> Ticket:
+    return pool.queue.park(Ticket(2000.0, admitted=admitted))
+
+
+def test_room_under_the_pools_limit(build: Build) -> None:
+    pool = build(1, limits=Limits(in_flight=2, queue=5))
+    assert pool.has_room()
+    pool.in_flight = 2
+    assert not pool.has_room()
+    pool.in_flight = 1
+    waiting = ticket(pool)
+    assert not pool.has_room(), "newcomers never pass a waiting one"
+    assert pool.grant() is waiting
+    assert pool.in_flight == 2
+    assert waiting.admitted
+    assert pool.grant() is None
+
+
+def test_grants_are_first_in_first_out_and_end_at_the_limit(build: Build) -> None:
+    pool = build(1, limits=Limits(in_flight=2, queue=5))
+    tickets = [ticket(pool) for _ in range(4)]
+    assert [pool.grant() for _ in range(3)] == [*tickets[:2], None]
+    pool.in_flight -= 1
+    assert pool.grant() is tickets[2]
+
+
+def test_an_admitted_ticket_waits_for_an_endpoint_alone(build: Build, now: float) -> None:
+    pool = build(1, limits=Limits(in_flight=1, per_endpoint=1, queue=5))
+    a = pool.members["a"]
+    pool.in_flight = 1
+    pool.acquire(a, now)
+    waiting = ticket(pool, admitted=True)
+    assert pool.grant() is None
+    pool.release(a, now)
+    assert pool.grant() is waiting
+    assert pool.in_flight == 1
+
+
+def test_a_grant_looks_at_every_tier(build: Build, now: float) -> None:
+    pool = build([spec("a"), spec("b", priority=1)], limits=Limits(per_endpoint=1, queue=5))
+    pool.acquire(pool.members["a"], now)
+    pool.acquire(pool.members["b"], now)
+    waiting = ticket(pool)
+    assert pool.grant() is None
+    pool.release(pool.members["b"], now)
+    assert pool.grant() is waiting
+
+
+def test_a_grant_knows_of_panics_wider_choice(build: Build, now: float) -> None:
+    """With few_ready, panic may ask those that are not ready: they are room."""
+    pool = build(2, probe=(1, 1), few_ready=0.5, limits=Limits(per_endpoint=1, queue=5))
+    a, b = pool.members["a"], pool.members["b"]
+    pool.probed(a, True, "", now)
+    pool.acquire(a, now)
+    assert usable(pool, now) == "b"
+    pool.acquire(b, now)
+    waiting = ticket(pool, admitted=True)
+    assert pool.grant() is None
+    pool.release(b, now)
+    assert usable(pool, now) == "b"
+    assert pool.grant() is waiting

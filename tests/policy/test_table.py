@@ -1,0 +1,153 @@
+"""A table is compiled from a configuration and plugin objects; whom it trusts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from router import EndpointSpec
+from router.config import (
+    Config,
+    Duration,
+    EjectionConfig,
+    LimitsConfig,
+    ListenerConfig,
+    PoolConfig,
+    PoolTimeouts,
+    RetryConfig,
+    RouteConfig,
+    ServerConfig,
+    Share,
+    Size,
+)
+from router.policy.table import Parts, Table, build_table
+from router.testing import make_exchange
+
+NEVER = float("inf")
+
+
+class Chooser:
+    def choose(self, candidates: Any, exchange: Any) -> Any:
+        return candidates[0]
+
+
+def config(pools: tuple[PoolConfig, ...], routes: tuple[RouteConfig, ...], **server: Any) -> Config:
+    return Config((ListenerConfig("127.0.0.1:0"),), routes, pools, ServerConfig(**server))
+
+
+def built(made: Config, *, filters: dict | None = None, **parts: Any) -> Table:
+    return build_table(
+        made,
+        version=3,
+        specs={pool.name: tuple(EndpointSpec(url=str(e)) for e in pool.endpoints) for pool in made.pools},
+        parts={pool.name: Parts(selector=Chooser(), **parts) for pool in made.pools},
+        filters=filters or {},
+        rng=random.Random(1),
+        now=1000.0,
+    )
+
+
+ONE = PoolConfig("one", ("http://a.test", "http://b.test"))
+TWO = PoolConfig("two", ("http://a.test",))
+
+
+def test_routes_name_their_pools() -> None:
+    table = built(
+        config(
+            (ONE, TWO),
+            (
+                RouteConfig("two", host="a.test", path=("/x", "/y/*"), methods=("GET",), timeout=Duration(3)),
+                RouteConfig("one", name="rest", headers={"X-A": "1"}, query={"q": "*"}),
+            ),
+        ),
+        filters={1: ("f",)},
+    )
+    first, second = table.routes.routes
+    assert (first.name, first.hosts, first.paths, first.timeout, first.filters) == (
+        "route-1",
+        ("a.test",),
+        ("/x", "/y/*"),
+        3,
+        (),
+    )
+    assert (second.name, second.timeout, second.filters) == ("rest", NEVER, ("f",))
+    assert first.pool is table.pools["two"]
+    assert second.pool is table.pools["one"]
+    assert table.routes.match(make_exchange(target="/y/z", host="a.test")) is first
+    assert table.routes.match(make_exchange(target="/?q", headers={"X-A": "1"})) is second
+    assert table.routes.match(make_exchange()) is None
+    assert (table.version, table.health_path) == (3, "")
+
+
+def test_pools_hold_their_endpoints_ready_to_go() -> None:
+    pool = built(config((ONE,), ()), affinity="sticky", on_unready="refuse", detectors=("d",)).pools["one"]
+    assert sorted(pool.members) == ["http://a.test:80", "http://b.test:80"]
+    assert len(pool.candidates(make_exchange(), 1000.0)) == 2
+    assert (pool.affinity, pool.on_unready, pool.detectors) == ("sticky", "refuse", ("d",))
+
+
+def test_settings_reach_the_pool() -> None:
+    pool = PoolConfig(
+        "one",
+        ("http://a.test",),
+        ejection=EjectionConfig(Duration(5), Duration(50), Share(0.5)),
+        when_few_ready="refuse",
+        few_ready=Share(0.25),
+        prefer_zone=True,
+        timeouts=PoolTimeouts(Duration(1), Duration(20), Duration(40)),
+        limits=LimitsConfig(7, 3, 4, Duration(2)),
+        retry=RetryConfig(1, ("503",), Duration(9), Size(10), Share(0.3), 4, Duration(0.1)),
+    )
+    made = built(config((pool,), (), zone="here")).pools["one"]
+    assert (made.ejection.base, made.ejection.longest, made.ejection.max_share) == (5, 50, 0.5)
+    assert (made.when_few_ready, made.few_ready, made.zone) == ("refuse", 0.25, "here")
+    assert (made.timeouts.connect, made.timeouts.head, made.timeouts.stream) == (1, 20, 40)
+    assert (made.limits.in_flight, made.limits.per_endpoint) == (7, 3)
+    assert (made.limits.queue, made.limits.queue_timeout) == (4, 2)
+    assert (made.retry.attempts, made.retry.statuses, made.retry.buffer) == (1, {503}, 10)
+    assert (made.retry.attempt_timeout, made.retry.hedge_after, made.attempt_timeout) == (9, 0.1, 9)
+    assert (made.budget.share, made.budget.reserve) == (0.3, 4)
+
+
+def test_what_is_left_out_is_no_limit() -> None:
+    made = built(config((ONE,), (), zone="here")).pools["one"]
+    assert made.limits.in_flight == made.limits.per_endpoint == NEVER
+    assert made.retry.hedge_after is None
+    assert made.attempt_timeout == 30
+    assert made.zone == "", "zones are not preferred unless the pool says so"
+
+
+def test_each_pool_draws_on_its_own_and_the_same_seed_draws_the_same() -> None:
+    first, again = (built(config((ONE, TWO), ())).pools for _ in range(2))
+    assert first["one"].rng.random() == again["one"].rng.random()
+    assert first["one"].rng.random() != first["two"].rng.random()
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [
+        ("10.0.0.1", True),
+        ("10.255.0.1", True),
+        ("11.0.0.1", False),
+        ("192.0.2.7", True),
+        ("192.0.2.8", False),
+        ("2001:db8::1", True),
+        ("2001:db9::1", False),
+        ("", False),
+        ("unknown", False),
+        ("10.0.0.1:80", False),
+        # How a socket that takes both families names an IPv4 peer.
+        ("::ffff:10.0.0.1", True),
+        ("::ffff:11.0.0.1", False),
+    ],
+)
+def test_trusted_networks(address: str, trusted: bool) -> None:
+    table = built(config((), (), trusted_proxies=("10.0.0.0/8", "192.0.2.7", "2001:db8::/32"), health_path="/ok"))
+    assert table.trusts(address) is trusted
+    assert table.health_path == "/ok"
+
+
+def test_nobody_is_trusted_by_default() -> None:
+    assert not built(config((), ())).trusts("127.0.0.1")
