@@ -13,6 +13,7 @@ from router.policy.headers import VIA
 
 __all__ = ["Ask"]
 
+_NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -64,6 +65,9 @@ class Ask(Reply):
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
         conn.request_done = self._client.body_done
+        if not conn.request_done:
+            # The head cannot be late before the request is whole; until then the client's own time counts.
+            conn.deadline = _NEVER
         replay = self._replay
         assert replay is not None
         self._runtime.write(conn.transport, b"".join((head, *replay.pieces)))
@@ -86,7 +90,8 @@ class Ask(Reply):
             return
         for conn in self._conns:
             self._runtime.write(conn.transport, data)
-            conn.request_done = last
+            if last:
+                conn.request_sent()
         self._trim(replay)
 
     def _trim(self, replay: Replay) -> None:

@@ -14,11 +14,11 @@ from router.model import Exchange
 from router.net.forward import Forward
 from router.net.framing import BadFraming, Chunked
 from router.net.heads import split_head
+from router.net.opening import open_exchange
 from router.net.pages import error_response, health_response
 from router.net.wire import ClientWire
-from router.policy.forwarded import client_of, forwarded_lines
-from router.policy.headers import BODY_CHUNKED, lines_of, read_request
-from router.policy.targets import origin_form
+from router.policy.forwarded import forwarded_lines
+from router.policy.headers import BODY_CHUNKED
 
 if TYPE_CHECKING:
     from router.net.server import Listener
@@ -92,14 +92,18 @@ class ClientConnection(ClientWire):
                 self.pause()
 
     def pause_writing(self) -> None:
+        self.is_full = True
         self._due_in(self._listener.timeouts.stream)
         if self._forward is not None:
             self._forward.client_full()
 
     def resume_writing(self) -> None:
+        self.is_full = False
         self._wait_for_client()
         if self._forward is not None:
             self._forward.client_drained()
+        elif not self._parsing:
+            self._next_request()
 
     def resume(self) -> None:
         super().resume()
@@ -136,6 +140,12 @@ class ClientConnection(ClientWire):
         self._parsing = True
         max_head = self._runtime.max_head
         while self._forward is None and not self._lingering and self.transport is not None:
+            if self.is_full:
+                # Answers are not made for a client that does not read them.
+                self._tail = data
+                self.pause()
+                self._due_in(self._listener.timeouts.stream)
+                break
             try:
                 head, data = split_head(data, max_head)
             except RouterError as error:
@@ -147,7 +157,12 @@ class ClientConnection(ClientWire):
             if not head:
                 break
             self._open(head)
-            data = self._tail
+            if self._forward is not None:
+                break
+            data, self._tail = self._tail, b""
+            if data:
+                # Only what the transport has seen tells how much the client has not taken.
+                self._runtime.flush()
         self._parsing = False
 
     def _open(self, head: bytes) -> None:
@@ -157,7 +172,7 @@ class ClientConnection(ClientWire):
         try:
             message = self._runtime.request_heads.parse(head)
             headers = message.headers
-            forward = self._exchange(message, head)
+            forward = self._forward_for(message, head)
         except RouterError as error:
             self._refuse(error, headers)
             return
@@ -171,54 +186,20 @@ class ClientConnection(ClientWire):
             if data:
                 self._body(data)
 
-    def _exchange(self, message: Any, head: bytes) -> Forward | None:
-        listener, runtime = self._listener, self._runtime
-        target, fields = message.path, message.raw_headers
-        host = message.headers.get("Host", "")
-        if target[0] != "/" or "#" in target:
-            target, host, fields = origin_form(message.method, target, host, fields)
-            lines = lines_of(fields)
-        elif not host:
-            # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
-            fields = (*fields, (b"Host", listener.authority))
-            lines = lines_of(fields)
-        else:
-            lines = head[head.find(b"\r\n") : -2]
-        lines, length, expects, request_id, forwarded, _ = read_request(fields, lines)
-        if self._vouched is None:
-            client, vouched = client_of(self.peer, listener.scheme, host, forwarded, runtime.table.trusts)
-        else:
-            client, vouched = self.peer, f"{self._vouched}X-Forwarded-Host: {host}\r\n"
-        exchange = Exchange(
-            message.method,
-            target,
-            host,
-            message.headers,
-            fields,
-            client,
-            listener.scheme,
-            listener.name,
-            message.version,
-            runtime.clock(),
-            request_id or runtime.new_id(),
+    def _forward_for(self, message: Any, head: bytes) -> Forward | None:
+        """The driver of this request's exchange; None if it was about the router's own health."""
+        exchange, lines, vouched, length, expects = open_exchange(
+            message, head, self._listener, self.peer, self._vouched, self._runtime
         )
-        if runtime.table.health_path and self._health(exchange, message.should_close or length != 0):
+        if self._runtime.table.health_path and self._health(exchange, message.should_close or length != 0):
             return None
-        forward = Forward(self, runtime, exchange, lines, vouched)
+        forward = Forward(self, self._runtime, exchange, lines, vouched)
         forward.closes = message.should_close
         if length:
-            self._expect_body(forward, length, expects)
+            forward.has_body = True
+            forward.expects = expects
+            self._left, self._chunked = (1, Chunked()) if length == BODY_CHUNKED else (length, None)
         return forward
-
-    def _expect_body(self, forward: Forward, length: int, expects: bool) -> None:
-        forward.has_body = True
-        forward.expects = expects
-        if length == BODY_CHUNKED:
-            if forward.exchange.version < (1, 1):
-                raise BadRequest("Transfer-Encoding in HTTP/1.0")
-            self._left, self._chunked = 1, Chunked()
-        else:
-            self._left = length
 
     def _health(self, exchange: Exchange, closes: bool) -> bool:
         """Answers for the router's own health; False if the request is for somebody else."""
@@ -237,7 +218,8 @@ class ClientConnection(ClientWire):
         """Answers a request that never became an exchange, and closes."""
         request_id = self._runtime.new_id()
         self._listener.refused(error, request_id)
-        self.write(error_response(error, request_id=request_id, headers=headers, closes=True))
+        close = b"Connection: close\r\n"
+        self.write(error_response(error, request_id=request_id, headers=headers, connection=close))
         self.linger()
 
     def _body(self, data: bytes) -> None:
@@ -274,17 +256,23 @@ class ClientConnection(ClientWire):
         if self.transport is None:
             return
         if end == "keep":
-            if self._paused:
-                self.resume()
             self._due_in(self._listener.timeouts.idle)
-            if self._tail and not self._parsing:
-                self._requests(self._tail)
+            if not self._parsing:
+                self._next_request()
         elif end == "close":
             self._leave()
         elif end == "break":
             self.close()
         else:
             self.abort()
+
+    def _next_request(self) -> None:
+        """Goes on with what the client has sent ahead."""
+        if self._paused:
+            self.resume()
+        data, self._tail = self._tail, b""
+        if data:
+            self._requests(data)
 
     def _leave(self) -> None:
         self._tail = b""

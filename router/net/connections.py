@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 
 from router.errors import ConnectError
@@ -51,7 +52,7 @@ class Connections:
         # The last one became idle last: if it is not fresh, none is.
         while self._idle and now - self._idle[-1].idle_since <= _FRESH:
             conn = self._idle.pop()
-            if not conn.has_news():
+            if not _has_news(conn):
                 return conn
             conn.abandon()
         return None
@@ -102,3 +103,10 @@ class Connections:
     def __len__(self) -> int:
         """How many are idle."""
         return len(self._idle)
+
+
+def _has_news(conn: UpstreamConnection) -> bool:
+    """Whether anything waits to be read that the loop has not told yet: on an idle connection, its end."""
+    poll = select.poll()
+    poll.register(conn.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from router.errors import InternalError, RouterError
-from router.model import Exchange, Response
-from router.policy.headers import lines_of
+from router.model import Endpoint, Exchange, Response
+from router.policy.headers import FRAMING, is_valid_field, lines_of
 from router.policy.pool import Pool
 
 __all__ = ["changed_by_plugins", "run_filters"]
@@ -28,23 +28,29 @@ async def run_filters(filters: Iterable[Any], exchange: Exchange) -> RouterError
             name = type(plugin).__name__
             log.error("filter %s failed on request %s: %r", name, exchange.id, error)
             return InternalError(f"filter {name}")
-        if answer is not None:
-            assert isinstance(answer, Response)
+        if isinstance(answer, Response):
             return answer
+        if answer is not None:
+            log.error("filter %s gave neither a Response nor None for request %s", type(plugin).__name__, exchange.id)
+            return InternalError(f"filter {type(plugin).__name__}")
     return None
 
 
-def changed_by_plugins(lines: bytes, exchange: Exchange, pool: Pool) -> bytes:
+def changed_by_plugins(lines: bytes, exchange: Exchange, endpoint: Endpoint, pool: Pool) -> bytes:
     """A response's lines after affinity and the route's filters, these in reverse order.
+
+    What says where the response ends is not theirs to see or to change; a field that could not be written is left out.
 
     Args:
         lines: as read_response gives them.
+        endpoint: whose response it is.
     """
     parts = [line.partition(b":") for line in lines.split(b"\r\n")[1:-1]]
-    fields = [(name, value.strip(b" \t")) for name, _, value in parts]
+    given = [(name, value.strip(b" \t")) for name, _, value in parts]
+    fields = [field for field in given if field[0].lower() not in FRAMING]
     if pool.affinity is not None:
         try:
-            pool.affinity.remember(exchange.tried[-1], exchange, fields)
+            pool.affinity.remember(endpoint, exchange, fields)
         except Exception as error:
             pool.muted(pool.affinity, error)
     for plugin in reversed(exchange.route.filters):
@@ -52,4 +58,5 @@ def changed_by_plugins(lines: bytes, exchange: Exchange, pool: Pool) -> bytes:
             plugin.on_response(exchange, fields)
         except Exception as error:
             pool.muted(plugin, error)
-    return lines_of(fields)
+    framing = [field for field in given if field[0].lower() in FRAMING]
+    return lines_of([*(field for field in fields if is_valid_field(*field)), *framing])

@@ -113,23 +113,29 @@ class Forward(Ask):
             self._try(action, dispatch.pool, now)
         elif type(action) is Answer:
             self.fail(action.error)
-        elif type(action) is Park:
-            action.ticket.wake = self.advance
+        elif type(action) is Park or type(action) is Sleep:
+            if type(action) is Park:
+                action.ticket.wake = self.advance
             self._call_later(action.until - now)
-        elif type(action) is Sleep:
-            self._call_later(action.until - now)
+        elif dispatch.live:
+            self._call_for_hedge(dispatch.live[-1], now)
 
     def _call_later(self, seconds: float) -> None:
         self._timer = self._runtime.loop.call_later(max(0.0, seconds), self.advance)
+
+    def _call_for_hedge(self, slow: Attempt, now: float) -> None:
+        """Timers may fire a little before their time, so this is asked again until it is over."""
+        left = 0.0 if slow.hedge_after is None or self.has_body else slow.started + slow.hedge_after - now
+        if left > 0:
+            self._call_later(left + 0.001)
 
     def _try(self, attempt: Attempt, pool: Pool, now: float) -> None:
         endpoint = attempt.endpoint
         connections: Connections = endpoint.connections
         if connections is None:
             connections = endpoint.connections = Connections(self._runtime, endpoint, pool.timeouts.stream)
-        if attempt.hedge_after is not None and not self.has_body:
-            # A timer may fire within a millisecond before its time.
-            self._call_later(attempt.hedge_after + 0.001)
+        if attempt.hedge_after is not None:
+            self._call_for_hedge(attempt, now)
         conn = connections.take(now, fresh=self.exchange.method not in IDEMPOTENT)
         if conn is not None:
             self._send(conn, attempt, now)
@@ -143,13 +149,12 @@ class Forward(Ask):
             if attempt.open:
                 self._attempt_failed(attempt, error, sent=False)
             return
-        now = self._runtime.clock()
-        if attempt.open and conn.is_alive():
-            self._send(conn, attempt, now)
-        elif attempt.open:
-            self._attempt_failed(attempt, ConnectError("closed as soon as it was open"), sent=False)
+        if not attempt.open:
+            connections.put(conn, self._runtime.clock())
+        elif conn.is_alive():
+            self._send(conn, attempt, self._runtime.clock())
         else:
-            connections.put(conn, now)
+            self._attempt_failed(attempt, ConnectError("closed as soon as it was open"), sent=False)
 
     def _send(self, conn: UpstreamConnection, attempt: Attempt, now: float) -> None:
         exchange = self.exchange
@@ -178,9 +183,11 @@ class Forward(Ask):
             return
         if verdict.cancel:
             self._cancel(verdict, now)
-        self._relay_head(message, head, body, done, dispatch.pool)
+        self._relay_head(message, head, body, done, attempt.endpoint)
         if done:
             self._complete(conn, now)
+        elif self._client.is_full:
+            conn.pause()
 
     def _let_go(self, conn: UpstreamConnection, attempt: Attempt, done: bool, now: float) -> None:
         """This response is not the one: tries again."""
@@ -218,15 +225,10 @@ class Forward(Ask):
 
     def _attempt_failed(self, attempt: Attempt, error: RouterError, *, sent: bool) -> None:
         dispatch = self._dispatch
-        now = self._runtime.clock()
-        dispatch.failed(attempt, error, sent, now)
+        dispatch.failed(attempt, error, sent, self._runtime.clock())
         self._tell_ended(attempt)
-        if not dispatch.live:
-            # A hedge's timer or a sleep of this exchange's own: what comes next is decided anew.
-            self._cancel_timer()
         wake(dispatch.pool)
-        if not self._over:
-            self._advance(now)
+        self.advance()
 
     def _complete(self, conn: UpstreamConnection, now: float) -> None:
         """The response has been passed on to its last byte: `_close` without what only a failure leaves to do."""

@@ -7,6 +7,7 @@ serves any number of connections. What leans on inner parts of aiohttp stands in
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from aiohttp.http import HttpRequestParser, HttpResponseParser
@@ -24,6 +25,7 @@ from router.errors import (
 __all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "split_head"]
 
 HEAD_END = b"\r\n\r\n"
+_VERSION = re.compile(rb"[^\r\n]* HTTP/([0-9])\.[0-9]\r\n")
 
 #: aiohttp sizes the buffers of bodies by it; no body passes through these parsers.
 _BODY_LIMIT = 1 << 16
@@ -41,10 +43,8 @@ def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
     end = data.find(HEAD_END) + 4
     if end > max_bytes or (end == 3 and len(data) > max_bytes):
         raise HeadTooLarge(f"more than {max_bytes} bytes")
-    if end == len(data):
-        return data, b""
     if end != 3:
-        return data[:end], data[end:]
+        return (data, b"") if end == len(data) else (data[:end], data[end:])
     if data.count(b"\n") != data.count(b"\r\n"):
         raise BadRequest("a line of the head ends without CR LF")
     return b"", data
@@ -104,6 +104,9 @@ def _refusal(error: HttpProcessingError, head: bytes) -> ClientError:
     method = head.partition(b" ")[0]
     if isinstance(error, BadHttpMethod) and method.isalpha() and len(method) < 32:
         return NotImplementedMethod("the request's method is not known")
+    version = _VERSION.match(head)
+    if version is not None and version[1] != b"1":
+        return VersionNotSupported("not HTTP/1")
     if error.message.startswith("Too many headers"):
         return HeadTooLarge("too many fields")
     # For the debug log: one line, escaped, for it may quote what the client sent.

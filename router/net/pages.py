@@ -14,6 +14,7 @@ import msgspec
 
 from router.errors import RouterError
 from router.model import Exchange, Response
+from router.policy.headers import is_valid_field
 
 __all__ = ["date_line", "error_response", "given_response", "health_response", "plain_response", "status_line"]
 
@@ -76,13 +77,13 @@ def error_response(
     request_id: str,
     headers: Mapping[str, str] | None,
     head_only: bool = False,
-    closes: bool = False,
+    connection: bytes = b"",
 ) -> bytes:
     """The answer to an exchange that failed.
 
     Args:
         headers: of the request, for its Accept field; None if it never became one.
-        closes: the connection closes after it.
+        connection: a whole Connection line, or nothing.
     """
     status = error.status
     fields = {"status": status, "kind": error.kind, "title": error.title, "request": request_id}
@@ -101,8 +102,7 @@ def error_response(
         extra += b"Retry-After: 1\r\n"
     if status == 405:
         extra += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-    if closes:
-        extra += b"Connection: close\r\n"
+    extra += connection
     return plain_response(status, media, body, head_only=head_only, extra=extra)
 
 
@@ -122,10 +122,17 @@ def health_response(exchange: Exchange, path: str, *, draining: bool, closes: bo
     )
 
 
-def given_response(answer: Response, *, head_only: bool, closes: bool) -> bytes:
-    """A filter's own answer as bytes."""
-    lines = [b"%b: %b\r\n" % field for field in answer.headers]
-    lines.append(b"Content-Length: %d\r\n%b" % (len(answer.body), date_line().encode()))
-    if closes:
-        lines.append(b"Connection: close\r\n")
-    return b"".join((status_line(answer.status), b"\r\n", *lines, b"\r\n", b"" if head_only else answer.body))
+def given_response(answer: Response, *, head_only: bool, connection: bytes = b"") -> bytes:
+    """A filter's own answer as bytes; its framing is the core's, whatever the filter says.
+
+    Args:
+        connection: a whole Connection line, or nothing.
+    """
+    lines = [b"%b: %b\r\n" % field for field in answer.headers if is_valid_field(*field)]
+    bodiless = answer.status in (204, 304)
+    if not bodiless:
+        lines.append(b"Content-Length: %d\r\n" % len(answer.body))
+    if not any(name.lower() == b"date" for name, _ in answer.headers):
+        lines.append(date_line().encode())
+    body = b"" if head_only or bodiless else answer.body
+    return b"".join((status_line(answer.status), b"\r\n", *lines, connection, b"\r\n", body))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from router.errors import RouterError
-from router.model import Exchange, Response
+from router.model import Endpoint, Exchange, Response
 from router.net.filtering import changed_by_plugins
 from router.net.pages import date_line, error_response, given_response, status_line
 from router.net.runtime import Runtime
 from router.net.upstream import UpstreamConnection
 from router.policy.headers import BODY_TO_END, VIA, ResponseHead
-from router.policy.pool import Pool
 
 if TYPE_CHECKING:
     from router.net.client import ClientConnection, End
@@ -45,10 +44,10 @@ class Reply:
             lines = [b"%b: %b\r\n" % field for field in message.raw_headers]
             self._client.write(b"".join((status_line(103, message.reason), b"\r\n", *lines, b"\r\n")))
 
-    def _relay_head(self, message: Any, head: ResponseHead, body: bytes, done: bool, pool: Pool) -> None:
+    def _relay_head(self, message: Any, head: ResponseHead, body: bytes, done: bool, endpoint: Endpoint) -> None:
         """Passes an endpoint's response on: its head, and the first piece of its body."""
         self._passed_on = True
-        data = self._response_head(message, head, done, pool)
+        data = self._response_head(message, head, done, endpoint)
         if self._chunks and body:
             data += b"%x\r\n%b\r\n" % (len(body), body)
         elif len(body) > _LARGE:
@@ -58,27 +57,30 @@ class Reply:
             data += body
         self._client.write(data)
 
-    def _response_head(self, message: Any, head: ResponseHead, done: bool, pool: Pool) -> bytes:
+    def _response_head(self, message: Any, head: ResponseHead, done: bool, endpoint: Endpoint) -> bytes:
         lines, length, _, has_date, has_id = head
-        exchange = self.exchange
-        if exchange.route.filters or pool.affinity is not None:
-            lines = changed_by_plugins(lines, exchange, pool)
+        exchange, route = self.exchange, self.exchange.route
+        if route.filters or route.pool.affinity is not None:
+            lines = changed_by_plugins(lines, exchange, endpoint, route.pool)
         added = VIA if has_id else f"{VIA}X-Request-ID: {exchange.id}\r\n"
         if not has_date:
             added += date_line()
-        modern = exchange.version >= (1, 1)
         if length < 0:
-            if modern:
+            if exchange.version >= (1, 1):
                 added += "Transfer-Encoding: chunked\r\n"
                 self._chunks = length == BODY_TO_END
             else:
                 self.closes = self._unframed = True
-        if self.closes or self._runtime.draining or (done and not self._client.body_done):
-            self.closes = True
-            added += "Connection: close\r\n"
-        elif not modern:
-            added += "Connection: keep-alive\r\n"
+        self.closes = self.closes or self._runtime.draining or (done and not self._client.body_done)
+        if self.closes or exchange.version < (1, 1):
+            added += self._connection()
         return b"".join((status_line(message.code, message.reason), lines, added.encode("latin-1"), b"\r\n"))
+
+    def _connection(self) -> str:
+        """The Connection line of the response: none where staying open is understood."""
+        if self.closes:
+            return "Connection: close\r\n"
+        return "" if self.exchange.version >= (1, 1) else "Connection: keep-alive\r\n"
 
     def _relay_body(self, data: bytes, done: bool) -> None:
         if self._chunks:
@@ -97,16 +99,16 @@ class Reply:
                 request_id=exchange.id,
                 headers=exchange.headers,
                 head_only=exchange.method == "HEAD",
-                closes=self.closes,
+                connection=self._connection().encode(),
             )
         )
 
     def _answer(self, answer: Response) -> None:
         """A filter's response."""
-        exchange = self.exchange
         self._close_if_unread()
-        exchange.status = answer.status
-        self._client.write(given_response(answer, head_only=exchange.method == "HEAD", closes=self.closes))
+        self.exchange.status = answer.status
+        head_only, connection = self.exchange.method == "HEAD", self._connection().encode()
+        self._client.write(given_response(answer, head_only=head_only, connection=connection))
 
     def _close_if_unread(self) -> None:
         self.closes = self.closes or self._runtime.draining or not self._client.body_done
@@ -115,4 +117,4 @@ class Reply:
         """How the connection goes on after this exchange."""
         if error is not None and self._passed_on:
             return "reset" if self._unframed else "break"
-        return "close" if self.closes or not self._client.body_done else "keep"
+        return "close" if self.closes or self._runtime.draining or not self._client.body_done else "keep"

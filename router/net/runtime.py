@@ -18,6 +18,8 @@ __all__ = ["Runtime", "wake"]
 
 _ID_BYTES = 16
 _IDS_AT_ONCE = 256
+#: Bytes that are not held back to be written together with others.
+_LARGE = 16 << 10
 
 
 class Runtime:
@@ -81,6 +83,9 @@ class Runtime:
         if not self._outbox:
             self.loop.call_soon(self.flush)
         self._outbox.append((transport, data))
+        if len(data) > _LARGE:
+            # Backpressure works only on what a transport has been given, and much may be readable at once.
+            self.flush()
 
     def flush(self) -> None:
         """Hands everything to the transports now: needed before one is closed."""

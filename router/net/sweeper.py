@@ -7,10 +7,13 @@ within the shortest timeout in use. (A timer of the loop's own costs each reques
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 __all__ = ["Sweeper", "Timed", "tick_for"]
+
+log = logging.getLogger("router")
 
 #: Seconds between two looks, at least and at most; and the part of the shortest timeout by which one may be late.
 _SHORTEST, _LONGEST, _PART = 0.01, 0.5, 0.1
@@ -66,6 +69,10 @@ class Sweeper:
         for thing in [thing for thing in self._things if thing.deadline <= now]:
             # One that ended or went on because of another's expiry is left alone.
             if thing in self._things and thing.deadline <= now:
-                thing.expired()
+                try:
+                    thing.expired()
+                except Exception:
+                    # One connection's trouble must not end every other connection's timeouts.
+                    log.exception("a timeout could not be handled")
         if self._things and self._timer is None:
             self._timer = self._loop.call_later(self.tick, self._sweep)

@@ -7,7 +7,6 @@ one, or after its end, close it: they never reach another exchange. Bodies of kn
 from __future__ import annotations
 
 import asyncio
-import select
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
@@ -87,6 +86,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.method = method
         self.deadline = now + attempt.timeout
 
+    def request_sent(self) -> None:
+        """The request is whole: from now on its head may be late."""
+        self.request_done = True
+        if self._left == _HEAD:
+            self.deadline = self._home.runtime.clock() + self.attempt.timeout
+
     def abandon(self) -> None:
         """Over from the driver's side: closes at once, nothing more is told."""
         self._finish()
@@ -96,16 +101,11 @@ class UpstreamConnection(asyncio.Protocol):
     def is_alive(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    def has_news(self) -> bool:
-        """Whether anything waits to be read that the loop has not told yet: on an idle connection, its end."""
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
-        return bool(poll.poll(0))
-
     def pause(self) -> None:
         """Stops reading until `resume`; the endpoint is not blamed for the client's slowness meanwhile."""
-        self.deadline = _NEVER
-        if self.is_alive():
+        # One whose response is complete is idle already, and has to hear of its end.
+        if self._sink is not None and self.is_alive():
+            self.deadline = _NEVER
             self.transport.pause_reading()
 
     def resume(self) -> None:
@@ -139,10 +139,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._sink is not None:
+            # Now it is the endpoint that has to take the next piece in time.
+            self.deadline = self._home.runtime.clock() + self._home.stream_timeout
             self._sink.on_full()
 
     def resume_writing(self) -> None:
         if self._sink is not None:
+            self.deadline = _NEVER
+            if self.request_done:
+                self.request_sent()
             self._sink.on_drained()
 
     def expired(self) -> None:

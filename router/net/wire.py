@@ -21,12 +21,14 @@ _RESET = struct.pack("ii", 1, 0)
 class ClientWire(asyncio.Protocol):
     """What ClientConnection is made upon; knows bytes and time, no requests."""
 
-    __slots__ = ("_lingering", "_paused", "_runtime", "deadline", "transport")
+    __slots__ = ("_lingering", "_paused", "_runtime", "deadline", "is_full", "transport")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lingering = False
         self._paused = False
+        #: Whether the client takes less than is written to it.
+        self.is_full = False
         #: When the sweeper is to call `expired`.
         self.deadline = _NEVER
         self.transport: Any = None

@@ -17,10 +17,12 @@ from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, P
 __all__ = [
     "BODY_CHUNKED",
     "BODY_TO_END",
+    "FRAMING",
     "VIA",
     "RequestHead",
     "ResponseHead",
     "has_control_bytes",
+    "is_valid_field",
     "lines_of",
     "read_request",
     "read_response",
@@ -78,6 +80,8 @@ _NOT_REMOVED = frozenset({b"close", b"keep-alive", b"upgrade", b"host", b"conten
 _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Fields that say where a message ends; only the core writes them.
+FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 _TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 
@@ -260,6 +264,11 @@ def _check_coding(value: bytes, error: type[RouterError]) -> None:
 def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Fields as lines: from the end of a first line to the end of the last field."""
     return b"\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+def is_valid_field(name: bytes, value: bytes) -> bool:
+    """Whether a field made by a plugin can be written: one line, no framing."""
+    return _TOKEN.fullmatch(name) is not None and not value.translate(None, _TEXT) and name.lower() not in FRAMING
 
 
 def _without(lines: bytes, fields: RawHeaders, dropped: list[tuple[bytes, bytes]], options: frozenset[bytes]) -> bytes:

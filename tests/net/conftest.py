@@ -245,9 +245,12 @@ class Upstream:
         self.url = ""
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def start(self, path: Path | None = None) -> None:
+    async def start(self, path: Path | None = None, window: int = 0) -> None:
         if path is None:
-            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+            sock = socket.create_server(("127.0.0.1", 0))
+            if window:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+            self._server = await asyncio.start_server(self._accepted, sock=sock)
             self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         else:
             self._server = await asyncio.start_unix_server(self._accepted, path)
@@ -421,9 +424,10 @@ class World:
         #: What the event loop was told of: exceptions in callbacks, tasks that failed unseen.
         self.told: list[dict[str, Any]] = []
 
-    async def upstream(self, script: Script = _answer_ok, *, path: Path | None = None) -> Upstream:
+    async def upstream(self, script: Script = _answer_ok, *, path: Path | None = None, window: int = 0) -> Upstream:
+        """A server on loopback, or on a unix socket at `path`. `window` as for `client`."""
         made = Upstream(script)
-        await made.start(path)
+        await made.start(path, window)
         self.upstreams.append(made)
         return made
 

@@ -62,10 +62,11 @@ def test_head_only_tells_the_length_and_sends_no_body() -> None:
 
 
 def test_closing_is_said() -> None:
-    assert (
-        split(error_response(errors.NoRoute(), request_id="x", headers=None, closes=True))[1]["Connection"] == "close"
-    )
-    assert "Connection" not in split(error_response(errors.NoRoute(), request_id="x", headers=None))[1]
+    def connection(**more: bytes) -> str | None:
+        return split(error_response(errors.NoRoute(), request_id="x", headers=None, **more))[1].get("Connection")
+
+    assert connection(connection=b"Connection: close\r\n") == "close"
+    assert connection() is None
 
 
 def test_status_lines() -> None:
@@ -102,19 +103,19 @@ def test_health(target: str, draining: bool, status: int) -> None:
 
 def test_a_given_response() -> None:
     answer = Response(201, b"made", ((b"Location", b"/x"), (b"X", b"1")))
-    first, fields, body = split(given_response(answer, head_only=False, closes=True))
+    first, fields, body = split(given_response(answer, head_only=False, connection=b"Connection: close\r\n"))
     assert first == "HTTP/1.1 201 Created"
     assert (fields["Location"], fields["Content-Length"], fields["Connection"], body) == ("/x", "4", "close", b"made")
-    assert split(given_response(answer, head_only=True, closes=False))[2] == b""
+    assert split(given_response(answer, head_only=True))[2] == b""
 
 
 def test_a_given_response_has_one_length() -> None:
     """A plugin that sets its own Content-Length must not make the message ambiguous."""
-    data = given_response(Response(200, b"made", ((b"Content-Length", b"4"),)), head_only=False, closes=False)
+    data = given_response(Response(200, b"made", ((b"Content-Length", b"4"),)), head_only=False)
     assert data.lower().count(b"content-length") == 1
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_given_response_without_content_has_no_body(status: int) -> None:
-    data = given_response(Response(status, b"surplus"), head_only=False, closes=False)
+    data = given_response(Response(status, b"surplus"), head_only=False)
     assert data.endswith(b"\r\n\r\n")
