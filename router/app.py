@@ -47,6 +47,8 @@ class Router:
         self._runtime: Runtime | None = None
         self._listeners: list[Listener] = []
         self._stop: asyncio.Event | None = None
+        #: Set by a second signal: nothing is waited for any more.
+        self._hurry: asyncio.Event | None = None
         self.table: Table = prepared.table(1, time.monotonic())
 
     def serve(self, announce: Callable[[str], None]) -> int:
@@ -61,17 +63,18 @@ class Router:
         Raises:
             StartError: a socket could not be opened.
         """
-        sockets = open_sockets([parse_bind(listener.bind) for listener in self._prepared.config.listeners])
+        binds = [parse_bind(listener.bind) for listener in self._prepared.config.listeners]
+        sockets = open_sockets(binds)
         try:
             return uvloop.run(self._run(sockets, announce))
         finally:
-            for sock in sockets:
-                close_socket(sock)
+            for sock, bind in zip(sockets, binds, strict=True):
+                close_socket(sock, bind)
 
     async def _run(self, sockets: list[socket.socket], announce: Callable[[str], None]) -> int:
         loop = asyncio.get_running_loop()
         prepared, config = self._prepared, self._prepared.config
-        self._stop = asyncio.Event()
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         observers = Observers([made for _, made in prepared.observers], [name for name, _ in prepared.observers])
         runtime = self._runtime = Runtime(
             loop,
@@ -102,7 +105,9 @@ class Router:
     def stop(self) -> None:
         """Begins the end: called by signals. A second call cuts what is still under way."""
         assert self._stop is not None
+        assert self._hurry is not None
         if self._stop.is_set():
+            self._hurry.set()
             for listener in self._listeners:
                 listener.cut()
         self._stop.set()
@@ -110,8 +115,10 @@ class Router:
     async def _end(self, runtime: Runtime) -> int:
         server = self._prepared.config.server
         runtime.draining = True
-        if server.drain_delay:
-            await asyncio.sleep(server.drain_delay)
+        assert self._hurry is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(server.drain_delay):
+                await self._hurry.wait()
         for listener in self._listeners:
             listener.stop_accepting()
         cut = await asyncio.gather(*(listener.drained(server.shutdown_timeout) for listener in self._listeners))

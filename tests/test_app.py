@@ -136,8 +136,8 @@ class Running:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def wait(holds: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
+def wait(holds: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.02)
@@ -236,7 +236,7 @@ def test_a_second_signal_ends_the_drain_delay(run: Any, slow: Slow) -> None:
     running.signal()
     wait(lambda: health(running)[0] == 503)
     running.signal()
-    wait(lambda: running.process.poll() is not None)
+    wait(lambda: running.process.poll() is not None, 5)
     assert running.process.returncode in (0, 1)
 
 

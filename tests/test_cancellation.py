@@ -292,7 +292,8 @@ async def _end(stage: Stage, ending: str) -> None:
         await stage.house.drained(0.02)
         return
     for client in (stage.client, *stage.others):
-        client.reset() if ending == "reset" else client.close()
+        # Not `close`, which would first send what this end still holds.
+        client.reset() if ending == "reset" else client.writer.transport.abort()
 
 
 async def _play(scene: Scene, ending: str) -> None:

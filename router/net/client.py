@@ -16,7 +16,7 @@ from router.net.framing import BadFraming, Chunked
 from router.net.heads import split_head
 from router.net.opening import open_exchange
 from router.net.pages import error_response, health_response
-from router.net.wire import ClientWire
+from router.net.wire import LOOK, ClientWire
 from router.policy.forwarded import forwarded_lines
 from router.policy.headers import BODY_CHUNKED
 
@@ -115,7 +115,11 @@ class ClientConnection(ClientWire):
         if self.transport is None:
             return
         stuck = self._lingering or self.transport.get_write_buffer_size() > 0
-        if self._forward is not None and self._left and not stuck:
+        if self._paused and not stuck and not self.has_left():
+            self._due_in(LOOK)
+        elif self._paused:
+            self.abort()
+        elif self._forward is not None and self._left and not stuck:
             self._forward.fail(RequestTimeout("the body did not come in time"))
         elif self._forward is not None or stuck:
             self.abort()

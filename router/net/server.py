@@ -38,6 +38,7 @@ class Listener:
             #: What stands for a Host field that a client left out.
             self.authority = self.name.encode()
         self.refusals = 0
+        self._broken_off = 0
 
     async def start(self) -> None:
         """Begins to accept."""
@@ -77,11 +78,11 @@ class Listener:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
-        return self.cut()
+        self.cut()
+        return self._broken_off
 
-    def cut(self) -> int:
-        """Breaks off what is still under way; returns how many connections that were."""
-        left = tuple(self.connections)
-        for connection in left:
+    def cut(self) -> None:
+        """Breaks off what is still under way."""
+        for connection in tuple(self.connections):
             connection.abort()
-        return len(left)
+            self._broken_off += 1

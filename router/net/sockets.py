@@ -30,8 +30,8 @@ def open_sockets(binds: list[Bind]) -> list[socket.socket]:
         try:
             opened.append(_open_unix(bind.path) if bind.kind == "unix" else _open_tcp(bind))
         except OSError as error:
-            for sock in opened:
-                close_socket(sock)
+            for sock, done in zip(opened, binds, strict=False):
+                close_socket(sock, done)
             raise StartError(f"cannot listen on {bind}: {_reason(error)}") from None
     return opened
 
@@ -87,12 +87,12 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
 
 
-def close_socket(sock: socket.socket) -> None:
+def close_socket(sock: socket.socket, bind: Bind) -> None:
     """Closes a listening socket; a unix one leaves no file."""
-    if sock.fileno() >= 0 and sock.family == socket.AF_UNIX:
-        with contextlib.suppress(OSError):
-            os.unlink(sock.getsockname())
     sock.close()
+    if bind.kind == "unix":
+        with contextlib.suppress(OSError):
+            os.unlink(bind.path)
 
 
 def raise_open_files() -> str:

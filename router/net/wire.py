@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from typing import Any
 
 from router.net.runtime import Runtime
 
-__all__ = ["ClientWire"]
+__all__ = ["LOOK", "ClientWire"]
 
 #: Seconds that a client gets to read its answer before the connection closes.
 _LINGER = 2.0
+#: Seconds between two looks at whether a client that is not read is still there.
+LOOK = 1.0
 _NEVER = float("inf")
 #: Closing with RST: what the peer has cannot be taken for a whole message.
 _RESET = struct.pack("ii", 1, 0)
@@ -44,13 +47,20 @@ class ClientWire(asyncio.Protocol):
         """Stops reading from the client until `resume`."""
         if not self._paused and self.transport is not None:
             self._paused = True
-            self.deadline = _NEVER
             self.transport.pause_reading()
+            if not self.is_full:
+                self._due_in(LOOK)
 
     def resume(self) -> None:
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
+
+    def has_left(self) -> bool:
+        """Whether the client has stopped sending: for one that is not read, nothing else tells."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Closes after what was written."""

@@ -408,8 +408,8 @@ class House:
             self.runtime.endpoint_is_gone(endpoint)
         await asyncio.sleep(0)
         self.runtime.sweeper.close()
-        for sock in self.sockets:
-            close_socket(sock)
+        for sock, listener in zip(self.sockets, self.config.listeners, strict=True):
+            close_socket(sock, parse_bind(listener.bind))
 
 
 class World:

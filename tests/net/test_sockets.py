@@ -37,10 +37,10 @@ def test_a_port_is_free_again_at_once() -> None:
     port = first.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), timeout=5):
         first.accept()[0].close()
-    close_socket(first)
+    close_socket(first, parse_bind("127.0.0.1:0"))
     (second,) = opened(f"127.0.0.1:{port}")
     assert second.getsockname()[1] == port
-    close_socket(second)
+    close_socket(second, parse_bind("127.0.0.1:0"))
 
 
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     (sock,) = opened(f"unix:{path}")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-    close_socket(sock)
+    close_socket(sock, parse_bind(f"unix:{tmp_path}/s"))
     assert not path.exists()
 
 
@@ -61,7 +61,7 @@ def test_a_unix_socket_in_use_stays(tmp_path: Path) -> None:
         opened(f"unix:{path}")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-    close_socket(sock)
+    close_socket(sock, parse_bind(f"unix:{tmp_path}/s"))
 
 
 def test_a_file_in_the_way_is_not_removed(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_closing_twice_is_no_error(tmp_path: Path) -> None:
     (sock,) = opened(f"unix:{tmp_path}/s")
-    close_socket(sock)
-    close_socket(sock)
+    close_socket(sock, parse_bind(f"unix:{tmp_path}/s"))
+    close_socket(sock, parse_bind(f"unix:{tmp_path}/s"))
     assert sock.fileno() == -1
 
 

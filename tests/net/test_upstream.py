@@ -385,7 +385,7 @@ async def test_a_slow_body_is_waited_for_while_it_comes(world: Any) -> None:
 
 
 async def test_a_slow_client_is_not_held_against_the_endpoint(world: Any) -> None:
-    body = b"x" * (16 << 20)
+    body = b"x" * (12 << 20)
     upstream = await world.upstream(sends(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body))
     house = await world.router(upstream, pool={"timeouts": PoolTimeouts(stream=0.15)})  # type: ignore[arg-type]
     client = await world.client(house, window=4096)
@@ -400,7 +400,7 @@ async def test_an_upstream_that_takes_no_body_is_late(world: Any) -> None:
     """It neither reads nor answers: the exchange must not hang for good."""
 
     async def lazy(peer: Any) -> None:
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.7)
 
     house = await world.router(await world.upstream(lazy), pool={"timeouts": PoolTimeouts(head=0.15, stream=0.15)})  # type: ignore[arg-type]
     client = await world.client(house)
