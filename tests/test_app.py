@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -110,12 +111,21 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
         )
+        assert self.process.stderr is not None
+        os.set_blocking(self.process.stderr.fileno(), False)
+        self._said = b""
+
+    def read(self) -> str:
+        """What it has said so far."""
+        assert self.process.stderr is not None
+        self._said += self.process.stderr.read() or b""
+        return self._said.decode()
 
     def up(self) -> Running:
-        wait(lambda: self.accepts() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.process.communicate()[1]
+        # Not "a connection is accepted": the system does that before the router minds signals.
+        wait(lambda: "open files" in self.read() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.read()
         return self
 
     def accepts(self) -> bool:
@@ -129,8 +139,8 @@ class Running:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        said = self.process.communicate(timeout=PATIENCE)[1]
-        return self.process.returncode, said
+        code = self.process.wait(PATIENCE)
+        return code, self.read()
 
     def noted(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -163,7 +173,9 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     for running in made:
         if running.process.poll() is None:
             running.process.kill()
-        running.process.communicate()
+            running.process.wait(PATIENCE)
+        assert running.process.stderr is not None
+        running.process.stderr.close()
 
 
 def ask(running: Running) -> http.client.HTTPConnection:

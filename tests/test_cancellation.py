@@ -314,9 +314,13 @@ async def _play(scene: Scene, ending: str) -> None:
         sock.close()
 
 
+#: The end of a stream that waits behind bytes for which there is no room does not even arrive.
+UNHEARD = (step_9_sending_a_body, "close")
+ALL = [(scene, ending) for scene in SCENES for ending in ENDINGS if (scene, ending) != UNHEARD]
+
+
 @pytest.mark.parametrize("loop", bench.LOOPS)
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize(("scene", "ending"), ALL, ids=[f"{scene.__name__}-{ending}" for scene, ending in ALL])
 def test_nothing_is_left_behind(scene: Scene, ending: str, loop: str) -> None:
     with asyncio.Runner(loop_factory=bench.LOOPS[loop]) as runner:
         runner.run(_play(scene, ending))

@@ -115,10 +115,9 @@ class ClientConnection(ClientWire):
         if self.transport is None:
             return
         stuck = self._lingering or self.transport.get_write_buffer_size() > 0
-        if self._paused and not stuck and not self.has_left():
-            self._due_in(LOOK)
-        elif self._paused:
-            self.abort()
+        if self._paused and not self.is_full and not self._lingering:
+            # Not late with anything: this was only a look at whether it is still there.
+            self.abort() if self.has_left() else self._due_in(LOOK)
         elif self._forward is not None and self._left and not stuck:
             self._forward.fail(RequestTimeout("the body did not come in time"))
         elif self._forward is not None or stuck:

@@ -237,6 +237,7 @@ async def test_nothing_behind_a_last_request_is_served(world: Any) -> None:
     assert [head.target for head in upstream.requests] == ["/"]
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_a_client_that_only_sends_is_not_read_without_end(world: Any) -> None:
     """The pipelined-memory attack: requests by the thousand, answers never read."""
     big = b"z" * 6000

@@ -384,6 +384,7 @@ async def test_a_slow_body_is_waited_for_while_it_comes(world: Any) -> None:
     assert (await (await world.client(house)).get()).body == b"x" * 8
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_a_slow_client_is_not_held_against_the_endpoint(world: Any) -> None:
     body = b"x" * (12 << 20)
     upstream = await world.upstream(sends(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body))
@@ -396,6 +397,7 @@ async def test_a_slow_client_is_not_held_against_the_endpoint(world: Any) -> Non
     assert len((await client.response()).body) == len(body)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_an_upstream_that_takes_no_body_is_late(world: Any) -> None:
     """It neither reads nor answers: the exchange must not hang for good."""
 

@@ -61,6 +61,7 @@ class Source:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_a_slow_client_pauses_the_upstream(world: Any, chunked: bool) -> None:
     source = Source(64 << 20, chunked)
     house = await world.router(await world.upstream(source))
@@ -98,6 +99,7 @@ async def test_a_response_after_others_that_were_not_read_is_paused_too(world: A
 
 
 @pytest.mark.parametrize("target", ["/nowhere", "/up"])
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_the_routers_own_answers_do_not_pile_up(world: Any, target: str) -> None:
     house = await world.router(await world.upstream(), route={"path": "/only"}, server={"health_path": "/up"})
     client = await unread(world, house)
@@ -232,6 +234,7 @@ async def test_a_broken_response_on_a_unix_socket(world: Any, tmp_path: Path) ->
     await house.settled(upstream)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
 async def test_a_client_that_keeps_an_answered_connection_open_is_closed(world: Any) -> None:
     """The answer was sent and the router has closed its side; a client that does nothing is not waited for forever."""
     house = await world.router(await world.upstream())
