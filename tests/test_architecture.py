@@ -35,7 +35,11 @@ LAYERS = [
     Layer(f"router.api {READING} router.options router.contracts", "msgspec yaml", IO),
     Layer("router.hooks router.references router.plugins router.observe", "msgspec pluggy", IO),
     Layer("router", "", IO),
-    Layer("router.policy router.policy.forwarded router.policy.targets router.policy.limits", "", IMPURE),
+    Layer(
+        "router.policy router.policy.fields router.policy.forwarded router.policy.targets router.policy.limits",
+        "",
+        IMPURE,
+    ),
     Layer("router.policy.routes router.policy.health router.policy.retry router.policy.headers", "", IMPURE),
     Layer("router.policy.tiers router.policy.waiting", "", IMPURE),
     Layer("router.policy.actions", "", IMPURE),

@@ -248,19 +248,20 @@ class ClientConnection(ClientWire):
         if piece or not self._left:
             forward.feed(piece, not self._left)
 
-    def done(self, end: End) -> None:
+    def done(self, end: End, now: float) -> None:
         """The exchange is over, and so is the connection unless `end` is "keep".
 
         Args:
             end: "close" after a whole response; "break" where its framing shows that it is not whole; "reset" where
                 nothing but a reset shows it.
+            now: seconds of the router's clock.
         """
         self._forward = None
         if self.transport is None:
             return
         if end == "keep":
-            self._due_in(self._listener.timeouts.idle)
-            if not self._parsing:
+            self.deadline = now + self._listener.timeouts.idle
+            if (self._tail or self._paused) and not self._parsing:
                 self._next_request()
         elif end == "close":
             self._leave()

@@ -17,7 +17,7 @@ from router.net.filtering import run_filters
 from router.net.framing import Replay
 from router.net.runtime import Runtime, wake
 from router.net.upstream import UpstreamConnection
-from router.policy.actions import Answer, Park, Relay, Retry, Sleep
+from router.policy.actions import RELAY, Answer, Park, Relay, Retry, Sleep
 from router.policy.dispatch import Dispatch
 from router.policy.headers import ResponseHead
 from router.policy.pool import Pool
@@ -178,10 +178,10 @@ class Forward(Ask):
     ) -> None:
         dispatch, attempt = self._dispatch, conn.attempt
         verdict = dispatch.head(attempt, message.code, now)
-        if isinstance(verdict, Retry):
-            self._let_go(conn, attempt, done, now)
-            return
-        if verdict.cancel:
+        if verdict is not RELAY:
+            if isinstance(verdict, Retry):
+                self._let_go(conn, attempt, done, now)
+                return
             self._cancel(verdict, now)
         self._relay_head(message, head, body, done, attempt.endpoint)
         if done:
@@ -221,7 +221,7 @@ class Forward(Ask):
             self._attempt_ended(conn.attempt, error, now)
             self._close(error, now)
         else:
-            self._attempt_failed(conn.attempt, error, sent=True)
+            self._attempt_failed(conn.attempt, error, sent=conn.was_sent())
 
     def _attempt_failed(self, attempt: Attempt, error: RouterError, *, sent: bool) -> None:
         dispatch = self._dispatch
@@ -243,7 +243,7 @@ class Forward(Ask):
         dispatch.close(now)
         if dispatch.pool.queue.tickets:
             wake(dispatch.pool)
-        self._client.done(self._end(None))
+        self._client.done(self._end(None), now)
 
     def _attempt_ended(self, attempt: Attempt, error: RouterError | None, now: float) -> None:
         dispatch = self._dispatch
@@ -292,7 +292,7 @@ class Forward(Ask):
                 wake(dispatch.pool)
         if self._tokens is not None:
             self._runtime.observers.request_ended(self._tokens, self.exchange, error)
-        self._client.done(self._end(error))
+        self._client.done(self._end(error), now)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

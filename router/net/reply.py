@@ -55,7 +55,7 @@ class Reply:
             data = body
         elif body:
             data += body
-        self._client.write(data)
+        self._runtime.write(self._client.transport, data)
 
     def _response_head(self, message: Any, head: ResponseHead, done: bool, endpoint: Endpoint) -> bytes:
         lines, length, _, has_date, has_id = head

@@ -31,6 +31,7 @@ class Runtime:
         "_tasks",
         "clock",
         "draining",
+        "flushes",
         "loop",
         "max_head",
         "observers",
@@ -62,6 +63,8 @@ class Runtime:
         #: True once the process is to end: connections close after their response.
         self.draining = False
         self._ids: list[str] = []
+        #: How often the outbox was emptied: tells whether something has been written since.
+        self.flushes = 0
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -90,6 +93,7 @@ class Runtime:
     def flush(self) -> None:
         """Hands everything to the transports now: needed before one is closed."""
         outbox, self._outbox = self._outbox, []
+        self.flushes += 1
         for transport, data in outbox:
             try:
                 transport.write(data)

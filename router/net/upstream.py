@@ -7,18 +7,19 @@ one, or after its end, close it: they never reach another exchange. Bodies of kn
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
 from router.model import Attempt
 from router.net.framing import BadFraming, Chunked
 from router.net.heads import HEAD_END
-from router.policy.headers import BODY_CHUNKED, BODY_TO_END, ResponseHead, has_control_bytes, read_response
+from router.net.sink import Sink
+from router.policy.headers import BODY_CHUNKED, BODY_TO_END, has_control_bytes, read_response
 
 if TYPE_CHECKING:
     from router.net.connections import Connections
 
-__all__ = ["Sink", "UpstreamConnection"]
+__all__ = ["UpstreamConnection"]
 
 _NEVER = float("inf")
 #: Of `_left`: a head is awaited; the body's framing says where it ends; the end of the connection says it.
@@ -26,23 +27,11 @@ _HEAD, _FRAMED, _TO_END = -1, -2, -3
 _NO_ATTEMPT: Any = None
 
 
-class Sink(Protocol):
-    """What a connection tells about its attempt (net/forward.py)."""
-
-    def on_head(
-        self, conn: UpstreamConnection, message: Any, head: ResponseHead, body: bytes, done: bool, now: float
-    ) -> None: ...
-    def on_interim(self, conn: UpstreamConnection, message: Any) -> None: ...
-    def on_body(self, conn: UpstreamConnection, data: bytes, done: bool, now: float) -> None: ...
-    def on_failed(self, conn: UpstreamConnection, error: RouterError) -> None: ...
-    def on_full(self) -> None: ...
-    def on_drained(self) -> None: ...
-
-
 class UpstreamConnection(asyncio.Protocol):
     """One connection. Its phases: idle, waiting for a head, relaying a body."""
 
     __slots__ = (
+        "_begun",
         "_buffer",
         "_chunked",
         "_closes",
@@ -60,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, home: Connections) -> None:
         self._home = home
+        self._begun = 0
         self._buffer = b""
         self._chunked: Chunked | None = None
         self._closes = False
@@ -84,7 +74,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = sink
         self.attempt = attempt
         self.method = method
+        self._begun = self._home.runtime.flushes
         self.deadline = now + attempt.timeout
+
+    def was_sent(self) -> bool:
+        """Whether the attempt's request has been handed to the transport."""
+        return self._begun != self._home.runtime.flushes
 
     def request_sent(self) -> None:
         """The request is whole: from now on its head may be late."""
@@ -124,6 +119,8 @@ class UpstreamConnection(asyncio.Protocol):
             # Nobody asked: whatever this is, it must not become the next client's answer.
             self._home.drop(self)
             self.transport.abort()
+        elif self._begun == self._home.runtime.flushes:
+            self._fail(ResetError("bytes before the request was sent"))
         elif self._left == _HEAD:
             self._heads(self._buffer + data if self._buffer else data)
         else:
@@ -238,14 +235,14 @@ class UpstreamConnection(asyncio.Protocol):
         return data[:length], True
 
     def _unchunk(self, data: bytes) -> tuple[bytes, bool]:
-        assert self._chunked is not None
+        chunked = self._chunked
+        assert chunked is not None
         try:
-            data = self._chunked.feed(data)
+            data = chunked.feed(data)
         except BadFraming as error:
             raise ProtocolError(str(error)) from None
-        if self._chunked.extra:
-            self._closes = True
-        return data, self._chunked.done
+        self._closes = self._closes or bool(chunked.extra)
+        return data, chunked.done
 
     def _go_on(self, done: bool, now: float) -> None:
         if done:

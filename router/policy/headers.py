@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from itertools import product
 from operator import itemgetter
 
 from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
+from router.policy.fields import (
+    CODING,
+    CONNECTION,
+    DATE,
+    DROP,
+    EXPECT,
+    FORWARDED,
+    ID,
+    LENGTH,
+    REQUEST_CODES,
+    RESPONSE_CODES,
+    TOKEN,
+)
 
 __all__ = [
     "BODY_CHUNKED",
@@ -36,50 +48,11 @@ BODY_TO_END = -2
 
 VIA = "Via: 1.1 router\r\n"
 
-#: What is to be done with a field. Zero, the usual one: nothing.
-_PLAIN, _DROP, _CONNECTION, _LENGTH, _CODING, _EXPECT, _ID, _FORWARDED, _DATE = range(9)
-
-
-def _spellings(*names: bytes) -> dict[bytes, int]:
-    """A field that CGI-like servers cannot tell from one that the router vouches for is one (X_Forwarded_For)."""
-    found: dict[bytes, int] = {}
-    for name in names:
-        parts = name.split(b"-")
-        for marks in product((b"-", b"_"), repeat=len(parts) - 1):
-            spelled = parts[0] + b"".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))
-            found[spelled] = _DROP
-    return found
-
-
-_HOP_BY_HOP = dict.fromkeys(
-    (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", b"proxy-authenticate", b"proxy-authorization"),
-    _DROP,
-)
-_COMMON = {
-    **_HOP_BY_HOP,
-    b"connection": _CONNECTION,
-    b"content-length": _LENGTH,
-    b"transfer-encoding": _CODING,
-    b"x-request-id": _ID,
-}
-_VOUCHED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id")
-_REQUEST = {
-    **_spellings(*_VOUCHED),
-    **_COMMON,
-    **dict.fromkeys(_VOUCHED[:3], _FORWARDED),
-    b"forwarded": _DROP,
-    b"content_length": _DROP,
-    b"transfer_encoding": _DROP,
-    b"expect": _EXPECT,
-}
-_RESPONSE = {**_COMMON, b"date": _DATE}
-
 #: Connection options that need nothing removed, and fields that stay even if Connection names them: the message would
 #: mean something else without them.
 _NOT_REMOVED = frozenset({b"close", b"keep-alive", b"upgrade", b"host", b"content-length", b"transfer-encoding"})
 _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: Fields that say where a message ends; only the core writes them.
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
@@ -99,30 +72,6 @@ _NO_OPTIONS: frozenset[bytes] = frozenset()
 _NO_FORWARDED: list[tuple[bytes, bytes]] = []
 
 
-class _Codes(dict[bytes, int]):
-    """Name of a field, in any spelling, to what is to be done with it. Remembers the spellings that it has met."""
-
-    MOST = 1024
-
-    def __init__(self, lower: dict[bytes, int], error: type[BadRequest] | type[ProtocolError]) -> None:
-        super().__init__(lower)
-        self._lower = dict(lower)
-        self._error = error
-
-    def __missing__(self, name: bytes) -> int:
-        if not _TOKEN.fullmatch(name):
-            raise self._error("a field's name is not a token")
-        code = self._lower.get(name.lower(), _PLAIN)
-        # Senders may make names up: what is not remembered is only looked up a little more slowly.
-        if len(self) < self.MOST and len(name) <= 40:
-            self[name] = code
-        return code
-
-
-_REQUEST_CODES = _Codes(_REQUEST, BadRequest)
-_RESPONSE_CODES = _Codes(_RESPONSE, ProtocolError)
-
-
 #: Where Content-Length and Connection stand (-1: nowhere), and whether there is a Date and an X-Request-ID.
 _Plan = tuple[int, int, bool, bool]
 
@@ -138,11 +87,11 @@ class _Plans(dict[tuple[bytes, ...], "_Plan | None"]):
     LONGEST = 1024
 
     def __missing__(self, names: tuple[bytes, ...]) -> _Plan | None:
-        found = [_RESPONSE_CODES[name] for name in names]
+        found = [RESPONSE_CODES[name] for name in names]
         plan: _Plan | None = None
-        if not {_DROP, _CODING} & {*found} and found.count(_LENGTH) < 2 and found.count(_CONNECTION) < 2:
+        if not {DROP, CODING} & {*found} and found.count(LENGTH) < 2 and found.count(CONNECTION) < 2:
             at = {code: place for place, code in enumerate(found)}
-            plan = at.get(_LENGTH, -1), at.get(_CONNECTION, -1), _DATE in at, _ID in at
+            plan = at.get(LENGTH, -1), at.get(CONNECTION, -1), DATE in at, ID in at
         if sum(map(len, names)) <= self.LONGEST:
             if len(self) >= self.MOST:
                 self.clear()
@@ -152,6 +101,9 @@ class _Plans(dict[tuple[bytes, ...], "_Plan | None"]):
 
 _NAME = itemgetter(0)
 _PLANS = _Plans()
+#: What most servers say.
+_KEEP_ALIVE = (b"Connection", b"keep-alive")
+_KEEP_ALIVE_LINE = b"\r\nConnection: keep-alive\r\n"
 
 
 def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
@@ -171,29 +123,29 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
     dropped: list[tuple[bytes, bytes]] = []
     for field in fields:
         name, value = field
-        code = _REQUEST_CODES[name]
+        code = REQUEST_CODES[name]
         if not code:
             continue
-        if code == _LENGTH:
+        if code == LENGTH:
             if seen_length or length:
                 raise BadRequest("Content-Length is repeated, or stands beside Transfer-Encoding")
             seen_length, length = True, _length(value, BadRequest)
-        elif code == _CODING:
+        elif code == CODING:
             if seen_length or length:
                 raise BadRequest("Transfer-Encoding is repeated, or stands beside Content-Length")
             _check_coding(value, NotImplementedMethod)
             length = BODY_CHUNKED
         else:
             dropped.append(field)
-        if code == _CONNECTION:
+        if code == CONNECTION:
             options |= _tokens(value)
-        elif code == _EXPECT:
+        elif code == EXPECT:
             if value.lower() != b"100-continue":
                 raise ExpectationFailed(f"Expect: {value!r}")
             expects = True
-        elif code == _ID:
+        elif code == ID:
             request_id = value.decode() if _REQUEST_ID.fullmatch(value) else ""
-        elif code == _FORWARDED:
+        elif code == FORWARDED:
             forwarded = [*forwarded, (name.lower(), value)]
     return _without(lines, fields, dropped, options), length, expects, request_id, forwarded, options
 
@@ -215,7 +167,9 @@ def read_response(fields: RawHeaders, lines: bytes, status: int, method: str) ->
         at_length, at_connection, has_date, has_id = plan
         length = BODY_TO_END if at_length < 0 else _length(fields[at_length][1], ProtocolError)
         closes = False
-        if at_connection >= 0:
+        if at_connection >= 0 and fields[at_connection] == _KEEP_ALIVE and _KEEP_ALIVE_LINE in lines:
+            lines = lines.replace(_KEEP_ALIVE_LINE, b"\r\n", 1)
+        elif at_connection >= 0:
             field = fields[at_connection]
             options = _tokens(field[1])
             closes = b"close" in options
@@ -232,21 +186,21 @@ def _read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
     dropped: list[tuple[bytes, bytes]] = []
     found: set[int] = set()
     for field in fields:
-        code = _RESPONSE_CODES[field[0]]
+        code = RESPONSE_CODES[field[0]]
         found.add(code)
-        if code in (_LENGTH, _CODING) and length != BODY_TO_END:
+        if code in (LENGTH, CODING) and length != BODY_TO_END:
             raise ProtocolError("more than one of Content-Length and Transfer-Encoding")
-        if code == _LENGTH:
+        if code == LENGTH:
             length = _length(field[1], ProtocolError)
-        elif code == _CODING:
+        elif code == CODING:
             _check_coding(field[1], ProtocolError)
             length = BODY_CHUNKED
             dropped.append(field)
-        elif code in (_DROP, _CONNECTION):
+        elif code in (DROP, CONNECTION):
             dropped.append(field)
-            options |= _tokens(field[1]) if code == _CONNECTION else _NO_OPTIONS
+            options |= _tokens(field[1]) if code == CONNECTION else _NO_OPTIONS
     lines = _without(lines, fields, dropped, options)
-    has_date, has_id = _DATE in found and b"date" not in options, _ID in found and b"x-request-id" not in options
+    has_date, has_id = DATE in found and b"date" not in options, ID in found and b"x-request-id" not in options
     return lines, length, b"close" in options, has_date, has_id
 
 
@@ -268,7 +222,7 @@ def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def is_valid_field(name: bytes, value: bytes) -> bool:
     """Whether a field made by a plugin can be written: one line, no framing."""
-    return _TOKEN.fullmatch(name) is not None and not value.translate(None, _TEXT) and name.lower() not in FRAMING
+    return TOKEN.fullmatch(name) is not None and not value.translate(None, _TEXT) and name.lower() not in FRAMING
 
 
 def _without(lines: bytes, fields: RawHeaders, dropped: list[tuple[bytes, bytes]], options: frozenset[bytes]) -> bytes:

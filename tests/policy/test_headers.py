@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
+from router.policy import fields as fields_by_name
 from router.policy import headers
 from router.policy.headers import (
     BODY_CHUNKED,
@@ -433,13 +434,13 @@ def test_a_name_that_is_no_token_is_refused(name: str) -> None:
 
 
 def test_the_memory_of_spellings_is_bounded_and_changes_no_answer() -> None:
-    codes = headers._Codes(headers._REQUEST, BadRequest)
+    codes = fields_by_name._Codes(fields_by_name._REQUEST, BadRequest)
     for n in range(3000):
-        assert codes[b"x-made-up-%d" % n] == headers._PLAIN
-        assert codes[b"x" * 41 + b"%d" % n] == headers._PLAIN
+        assert codes[b"x-made-up-%d" % n] == fields_by_name.PLAIN
+        assert codes[b"x" * 41 + b"%d" % n] == fields_by_name.PLAIN
     assert len(codes) <= codes.MOST
     assert not any(len(name) > 40 for name in codes)
-    assert codes[b"CONTENT-length"] == codes[b"content-length"] != headers._PLAIN
+    assert codes[b"CONTENT-length"] == codes[b"content-length"] != fields_by_name.PLAIN
 
 
 def test_the_memory_of_heads_is_bounded_and_changes_no_answer() -> None:
@@ -457,10 +458,10 @@ def test_the_memory_of_heads_is_bounded_and_changes_no_answer() -> None:
         assert not any(len(b"".join(names)) > 1024 for names in memory if isinstance(names, tuple))
 
 
-@given(st.sampled_from(sorted(headers._REQUEST)), st.data())
+@given(st.sampled_from(sorted(fields_by_name._REQUEST)), st.data())
 def test_case_makes_no_difference(name: bytes, data: st.DataObject) -> None:
     spelled = bytes(data.draw(st.sampled_from((c, ord(chr(c).upper())))) for c in name)
-    codes = headers._Codes(headers._REQUEST, BadRequest)
+    codes = fields_by_name._Codes(fields_by_name._REQUEST, BadRequest)
     assert codes[spelled] == codes[name]
 
 
