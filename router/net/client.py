@@ -93,6 +93,7 @@ class ClientConnection(ClientWire):
 
     def pause_writing(self) -> None:
         self.is_full = True
+        self._unread = self.unread()
         self._due_in(self._listener.timeouts.stream)
         if self._forward is not None:
             self._forward.client_full()
@@ -118,6 +119,8 @@ class ClientConnection(ClientWire):
         if self._paused and not self.is_full and not self._lingering:
             # Not late with anything: this was only a look at whether it is still there.
             self.abort() if self.has_left() else self._due_in(LOOK)
+        elif self.is_full and self.is_taking():
+            self._due_in(self._listener.timeouts.stream)
         elif self._forward is not None and self._left and not stuck:
             self._forward.fail(RequestTimeout("the body did not come in time"))
         elif self._forward is not None or stuck:

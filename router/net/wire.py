@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import select
 import socket
 import struct
+import sys
+import termios
 from typing import Any
 
 from router.net.runtime import Runtime
@@ -24,7 +28,7 @@ _RESET = struct.pack("ii", 1, 0)
 class ClientWire(asyncio.Protocol):
     """What ClientConnection is made upon; knows bytes and time, no requests."""
 
-    __slots__ = ("_lingering", "_paused", "_runtime", "deadline", "is_full", "transport")
+    __slots__ = ("_lingering", "_paused", "_runtime", "_unread", "deadline", "is_full", "transport")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -32,6 +36,8 @@ class ClientWire(asyncio.Protocol):
         self._paused = False
         #: Whether the client takes less than is written to it.
         self.is_full = False
+        #: Bytes that the client had not taken at the last look.
+        self._unread = 0
         #: When the sweeper is to call `expired`.
         self.deadline = _NEVER
         self.transport: Any = None
@@ -55,6 +61,18 @@ class ClientWire(asyncio.Protocol):
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
+
+    def is_taking(self) -> bool:
+        """Whether the client has taken anything since the last look: slow is not stuck."""
+        before, self._unread = self._unread, self.unread()
+        return self._unread < before
+
+    def unread(self) -> int:
+        """Bytes that the client has not taken: what the transport holds, and what the system has not got rid of."""
+        waiting = bytearray(4)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
+        return int(self.transport.get_write_buffer_size()) + int.from_bytes(waiting, sys.byteorder)
 
     def has_left(self) -> bool:
         """Whether the client has stopped sending: for one that is not read, nothing else tells."""

@@ -558,6 +558,27 @@ async def test_a_client_that_stops_reading_is_cut_off(world: Any) -> None:
     await house.settled(upstream)
 
 
+async def test_a_client_that_reads_slowly_but_steadily_is_not(world: Any) -> None:
+    """What is buffered for it takes several times `stream` to read, but each look finds that it took some."""
+    size = 5_000_000
+
+    async def large(peer: Any) -> None:
+        await peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await peer.gone()
+
+    house = await world.router(await world.upstream(large), timeouts={"stream": 0.25})
+    reader, writer = await asyncio.open_connection(*house.listener.name.split(":"), limit=4096)
+    writer.write(HEAD)
+    read = 0
+    while read < size and (piece := await reader.read(8192)):
+        read += len(piece)
+        await asyncio.sleep(0.003)
+    assert read >= size
+    writer.close()
+    await writer.wait_closed()
+
+
 # Leaving
 
 
