@@ -496,3 +496,22 @@ def test_of_all_bytes_only_text_and_tab_pass(byte: int) -> None:
 
 def test_via_is_a_line() -> None:
     assert VIA == "Via: 1.1 router\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        (b"X-A", b"two words", True),
+        (b"X-A", b"\xfftab\there", True),
+        (b"X-A", b"a\r\nX-B: 1", False),
+        (b"X-A", b"a\nb", False),
+        (b"X-A", b"a\x00b", False),
+        (b"X A", b"1", False),
+        (b"", b"1", False),
+        (b"Content-LENGTH", b"1", False),
+        (b"transfer-encoding", b"chunked", False),
+        (b"Connection", b"close", False),
+    ],
+)
+def test_a_field_made_by_a_plugin_is_one_line_and_no_framing(name: bytes, value: bytes, valid: bool) -> None:
+    assert headers.is_valid_field(name, value) is valid

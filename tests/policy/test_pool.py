@@ -520,6 +520,31 @@ def test_a_detector_with_a_tick_is_told_of_time(build: Build, now: float, script
     assert ticks == [(["a", "b"], now + 1)]
 
 
+def test_a_detector_whose_tick_raises_is_muted(build: Build, now: float, scripted: Any) -> None:
+    def broken(endpoints: Any, now: float) -> None:
+        raise RuntimeError("why")
+
+    scripted.tick = broken
+    pool = build(2, detectors=[scripted])
+    told: list[Any] = []
+    pool.muted = lambda plugin, error: told.append((plugin, str(error)))
+    pool.tick(now + 1)
+    pool.tick(now + 2)
+    assert told == [(scripted, "why")]
+    assert pool.detectors == ()
+
+
+def test_a_detector_with_a_tick_is_asked_once_a_second_of_traffic(
+    build: Build, now: float, scripted: Any
+) -> None:
+    ticks: list[float] = []
+    scripted.tick = lambda endpoints, now: ticks.append(now)
+    pool = build(2, detectors=[scripted])
+    for step in range(40):
+        assert pool.candidates(make_exchange(), now + step * 0.1)
+    assert 3 <= len(ticks) <= 4
+
+
 # Affinity's question
 
 
