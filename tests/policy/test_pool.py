@@ -534,9 +534,7 @@ def test_a_detector_whose_tick_raises_is_muted(build: Build, now: float, scripte
     assert pool.detectors == ()
 
 
-def test_a_detector_with_a_tick_is_asked_once_a_second_of_traffic(
-    build: Build, now: float, scripted: Any
-) -> None:
+def test_a_detector_with_a_tick_is_asked_once_a_second_of_traffic(build: Build, now: float, scripted: Any) -> None:
     ticks: list[float] = []
     scripted.tick = lambda endpoints, now: ticks.append(now)
     pool = build(2, detectors=[scripted])
