@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from router.errors import RouterError
 from router.model import Attempt
 from router.net.framing import Replay
 from router.net.reply import Reply
@@ -12,6 +14,8 @@ from router.policy.dispatch import Dispatch
 from router.policy.headers import VIA
 
 __all__ = ["Ask"]
+
+log = logging.getLogger("router")
 
 _NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -109,3 +113,12 @@ class Ask(Reply):
     def _tell_ended(self, attempt: Attempt) -> None:
         if self._tokens is not None and attempt.final is not None:
             self._runtime.observers.attempt_ended(self._tokens, self.exchange, attempt, attempt.final)
+
+    def _tell_over(self, error: RouterError | None) -> None:
+        """Tells observers that the exchange is over, and the log why it failed, under the id that the client saw."""
+        if self._tokens is not None:
+            self._runtime.observers.request_ended(self._tokens, self.exchange, error)
+        if error is not None:
+            level = logging.DEBUG if error.source == "client" else logging.WARNING
+            exchange = self.exchange
+            log.log(level, "request %s, pool %r: %s: %r", exchange.id, exchange.pool, error.kind, error.detail)

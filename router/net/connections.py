@@ -92,6 +92,9 @@ class Connections:
             raise ConnectError(f"{address}: no connection within {seconds:g} s") from None
         except OSError as error:
             raise ConnectError(f"{address}: {error.strerror or error}") from None
+        except ValueError as error:
+            # A host name that cannot be written for a look-up (an empty or overlong label).
+            raise ConnectError(f"{address}: {error}") from None
         return conn
 
     def close(self) -> None:

@@ -149,11 +149,11 @@ class Forward(Ask):
             if attempt.open:
                 self._attempt_failed(attempt, error, sent=False)
             return
-        if not attempt.open:
-            connections.put(conn, self._runtime.clock())
-        elif conn.is_alive():
+        if attempt.open and conn.is_alive():
             self._send(conn, attempt, self._runtime.clock())
-        else:
+        elif conn.is_alive():
+            connections.put(conn, self._runtime.clock())
+        elif attempt.open:
             self._attempt_failed(attempt, ConnectError("closed as soon as it was open"), sent=False)
 
     def _send(self, conn: UpstreamConnection, attempt: Attempt, now: float) -> None:
@@ -290,8 +290,7 @@ class Forward(Ask):
                 self._tell_ended(attempt)
             if dispatch.pool.queue.tickets:
                 wake(dispatch.pool)
-        if self._tokens is not None:
-            self._runtime.observers.request_ended(self._tokens, self.exchange, error)
+        self._tell_over(error)
         self._client.done(self._end(error), now)
 
     def _cancel_timer(self) -> None:

@@ -88,7 +88,9 @@ async def test_a_connection_in_use_outlives_its_endpoint_by_one_response(world: 
     assert (house.idle, upstream.open) == (0, 0)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:/nowhere/at/all.sock", "http://name.invalid:80"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "unix:/nowhere/at/all.sock", "http://name.invalid:80", "http://a..b:80"]
+)
 async def test_what_cannot_be_reached_is_a_connect_error(world: Any, url: str) -> None:
     house = await world.router(url)
     connections = Connections(house.runtime, Endpoint(EndpointSpec(url)), 60)

@@ -83,6 +83,14 @@ async def test_all_refused_is_503_with_retry_after(world: Any) -> None:
         assert int(response.get("Retry-After")) > 0
 
 
+async def test_what_the_client_saw_leads_to_the_log(world: Any, caplog: Any) -> None:
+    client = await world.client(await world.router("http://127.0.0.1:1", "http://a..b:1"))
+    response = await client.get()
+    assert (response.status, b"127.0.0.1" in response.body) == (503, False)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in lines if response.get("X-Request-ID") in line and "connect_failed" in line]
+
+
 async def test_no_endpoint_in_service_is_503(world: Any) -> None:
     upstream = await world.upstream()
     house = await world.router(EndpointSpec(upstream.url, state="drain"))
