@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types pytest check bench clean
+.PHONY: help demo install test lint types pytest check bench hostile clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ check: lint types ## lint and types, without the tests
 
 bench: $(INSTALLED) ## measure the router beside its peers (ARGS=--help)
 	$(BIN)/python loadtests/side_by_side.py $(ARGS)
+
+hostile: $(INSTALLED) ## measure the router under hostile clients (ARGS=--quick)
+	$(BIN)/python loadtests/hostile.py $(ARGS)
 
 clean: ## remove .venv and everything that tools leave behind
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 #: Path -> bytes of the backends' answer.
-PAGES = {"/": 100, "/1k": 1 << 10, "/64k": 64 << 10, "/1m": 1 << 20}
+PAGES = {"/": 100, "/1k": 1 << 10, "/64k": 64 << 10, "/1m": 1 << 20, "/64k-chunked": 64 << 10}
+#: Those that come without a Content-Length, in chunks.
+CHUNKED = ("/64k-chunked",)
 
 
 class Site(NamedTuple):
@@ -49,7 +51,9 @@ http {{
 
 def _pages(folder: Path) -> str:
     body = "x" * (PAGES["/"] - 1)
-    return f'root {folder}/pages; location = / {{ return 200 "{body}\\n"; }}'
+    # Whatever might insert something takes the length away; nothing is inserted, for the pages name no include.
+    chunked = " ".join(f"location = {path} {{ ssi on; ssi_types *; }}" for path in CHUNKED)
+    return f'root {folder}/pages; location = / {{ return 200 "{body}\\n"; }} {chunked}'
 
 
 def backends(site: Site, post: bool) -> str:

@@ -218,3 +218,13 @@ def ask(port: int, path: str, post: int = 0) -> tuple[int, int]:
         connection.request("POST" if post else "GET", path, b"x" * post or None)
         response = connection.getresponse()
         return response.status, len(response.read())
+
+
+def is_chunked(port: int, path: str) -> bool:
+    """Promises whether the answer comes in chunks."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.getheader("Transfer-Encoding") == "chunked"

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import bench_peers as peers
 import bench_wrk as wrk
-from bench_configs import PAGES, Site, backends
+from bench_configs import CHUNKED, PAGES, Site, backends
 from bench_peers import Peer, Sources
-from bench_procs import BenchError, Fleet, Pinning, Running, free_ports, wait_until_serving
+from bench_procs import BenchError, Fleet, Pinning, Running, free_ports, is_chunked, wait_until_serving
 from bench_report import Sample
 from bench_usage import cpu_seconds, rss_bytes, usage
 
@@ -62,7 +62,7 @@ def start_backends(bench: Bench, load: Load) -> tuple[int, ...]:
     need("nginx", "nginx-light")
     site = Site(bench.fleet.folder, 0, tuple(free_ports(ENDPOINTS)), room=max(8192, load.conns * 4))
     pages = site.folder / "pages"
-    pages.mkdir()
+    pages.mkdir(exist_ok=True)
     for path, size in PAGES.items():
         if path != "/":
             (pages / path[1:]).write_bytes(os.urandom(size))
@@ -73,7 +73,7 @@ def start_backends(bench: Bench, load: Load) -> tuple[int, ...]:
     nginx = shutil.which("nginx") or shutil.which("nginx", path=peers.SBIN) or "nginx"
     process = bench.fleet.start("backends", [*bench.pins.load, nginx, "-c", str(conf)])
     for port in site.endpoints:
-        wait_until_serving(process, port, load.path, PAGES[load.path], load.post)
+        _wait_for(process, port, load)
     return site.endpoints
 
 
@@ -88,8 +88,16 @@ def start_peer(bench: Bench, name: str, endpoints: tuple[int, ...], sources: Sou
     for file, text in peer.files.items():
         (site.folder / file).write_text(text)
     process = bench.fleet.start(name, [*bench.pins.proxy, *peer.command], peer.env)
-    wait_until_serving(process, peer.port, load.path, PAGES[load.path], load.post)
+    _wait_for(process, peer.port, load)
     return Up(peer, process)
+
+
+def _wait_for(process: Running, port: int, load: Load) -> None:
+    """Waits for the right answer, framed in the way that is to be measured; raises BenchError."""
+    wait_until_serving(process, port, load.path, PAGES[load.path], load.post)
+    if not load.post and is_chunked(port, load.path) != (load.path in CHUNKED):
+        how = "not chunked" if load.path in CHUNKED else "chunked"
+        raise BenchError(f"{process.name}: the answer to {load.path} is {how}, so it would measure something else")
 
 
 @contextlib.contextmanager

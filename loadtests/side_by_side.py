@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="side_by_side.py", description=(__doc__ or "").splitlines()[0])
     mode = made.add_mutually_exclusive_group()
     mode.add_argument("--p99", action="store_true", help="p99 against Envoy's: 16 clients, 5 rounds")
+    mode.add_argument("--bodies", action="store_true", help="large answers, uploads and chunks, against Traefik")
     mode.add_argument("--idle", type=bounded(100, 20_000), metavar="N", help="memory per idle connection, over N")
     mode.add_argument("--check", action="store_true", help="wall time of `router check` on 1 000 routes")
     made.add_argument("--only", type=proxies, metavar="NAMES", help=f"some of {','.join(peers.RECIPES)}")
@@ -78,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
 
 def names_of(args: argparse.Namespace) -> list[str]:
     """Promises the proxies that this call is about."""
-    return args.only or (["router", "envoy"] if args.p99 else list(peers.RECIPES))
+    few = ["router", "envoy"] if args.p99 else ["router", "traefik"] if args.bodies else None
+    return args.only or few or list(peers.RECIPES)
 
 
 def load_of(args: argparse.Namespace) -> Load:
@@ -139,6 +141,39 @@ def rounds_mode(args: argparse.Namespace, bench: Bench, names: Sequence[str], so
     }
 
 
+#: What `--bodies` measures, as heading -> path and bytes of a POST body.
+BODIES = {
+    "64 KiB responses": ("/64k", 0),
+    "1 MiB responses": ("/1m", 0),
+    "POST with 64 KiB": ("/", 64 << 10),
+    "chunked 64 KiB responses": ("/64k-chunked", 0),
+}
+
+
+def bodies_mode(args: argparse.Namespace, bench: Bench, names: Sequence[str], sources: peers.Sources) -> dict[str, Any]:
+    loads = {text: load_of(args)._replace(path=path, post=post) for text, (path, post) in BODIES.items()}
+    rows: list[list[str]] = []
+    shapes: dict[str, Any] = {}
+    errors: dict[str, list[str]] = {}
+    others = [name for name in names if name != "router"]
+    for text, load in loads.items():
+        say(text)
+        tally, versions = compare(bench, names, sources, load)
+        bench.fleet.close()
+        results = {name: medians(samples) for name, samples in tally.samples.items()}
+        against = ratios(results, "cpu_us")
+        costs = [number(results.get(name, {}).get("cpu_us"), 1) for name in ("router", *others)]
+        rows.append([text, *costs, *(number(against.get(name), 2) for name in others)])
+        shapes[text] = {"load": load._asdict(), "results": results, "ratios": against, "versions": versions}
+        for name, sentences in tally.errors.items():
+            errors.setdefault(name, []).extend(f"{text}: {sentence}" for sentence in sentences)
+    load = load_of(args)
+    heads = ["load", *(f"{name} CPU µs" for name in ("router", *others)), *(f"router / {name}" for name in others)]
+    print(f"\nCPU per request, {load.conns} clients, medians of {load.rounds} rounds of {load.seconds} s")
+    print(table(heads, rows))
+    return {"shapes": shapes, "errors": errors}
+
+
 def idle_mode(args: argparse.Namespace, bench: Bench, names: Sequence[str], sources: peers.Sources) -> dict[str, Any]:
     limit = raise_file_limit()
     if args.idle + WARM_UP + 200 > limit:
@@ -172,7 +207,8 @@ def measure(args: argparse.Namespace, pins: Pinning) -> int:
     names, skipped = present(["router"] if args.check else names_of(args), sources, install=not args.no_install)
     if not names:
         raise BenchError("none of these proxies is on this machine")
-    mode = check_mode if args.check else idle_mode if args.idle else rounds_mode
+    few = bodies_mode if args.bodies else rounds_mode
+    mode = check_mode if args.check else idle_mode if args.idle else few
     with workbench() as fleet:
         outcome = mode(args, Bench(fleet, pins), names, sources)
     print(f"{machine_line()}\n{'not pinned' if args.check else pins.note}")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -84,6 +85,7 @@ class Router:
             max_head=config.server.max_header_bytes,
             max_fields=config.server.max_headers,
             tick=tick_for(timeouts_of(config)),
+            pseudonym=f"router-{os.urandom(6).hex()}",
         )
         self._connect_table(runtime)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,7 +95,8 @@ class Router:
             stack.callback(runtime.sweeper.close)
             await self._start_plugins(stack)
             for sock, listener_config in zip(sockets, config.listeners, strict=True):
-                listener = Listener(runtime, sock, listener_config.timeouts)
+                limit = listener_config.max_connections
+                listener = Listener(runtime, sock, listener_config.timeouts, max_connections=limit)
                 await listener.start()
                 self._listeners.append(listener)
             observers.table_swapped(self.table.version)

@@ -19,6 +19,7 @@ from click.exceptions import Exit
 from rich_click import RichGroup
 
 from router.cli_output import is_coloured, print_faults, say
+from router.cli_requests import Field, Request, completed, request_options
 from router.cli_types import read_bind, read_url
 
 if TYPE_CHECKING:
@@ -123,15 +124,46 @@ def proxy(listen: str, selection: str, log_level: str, urls: tuple[str, ...]) ->
 
 @router.command()
 @_file
+@request_options
 @_json
-def check(file: Path, as_json: bool) -> None:
+def check(
+    file: Path, requests: tuple[Request, ...], fields: tuple[Field, ...], client: str, tests: Path | None, as_json: bool
+) -> None:
     """Say everything that `router run` would refuse in FILE, without opening a socket.
 
     FILE is router.toml if none is named. Exit code 2 if there are faults.
     """
+    asked = completed(requests, fields, client)
+    if asked or tests is not None:
+        from router.cli_routing import check_requests
+
+        raise Exit(check_requests(file, asked, tests, as_json))
     from router.cli_check import check_file
 
     raise Exit(check_file(file, as_json))
+
+
+@router.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default=Path("router.toml"))
+def init(file: Path) -> None:
+    """Write a commented starter configuration into FILE, which must not exist yet.
+
+    FILE is router.toml if none is named; `-` is stdout.
+    """
+    from router.cli_init import write_starter
+
+    write_starter(file)
+
+
+@router.command()
+def schema() -> None:
+    """Print the JSON Schema of a configuration, with the options of all installed plugins.
+
+    Editors complete and check a router.toml by it.
+    """
+    from router.cli_schema import show_schema
+
+    show_schema()
 
 
 @router.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from router.faults import ConfigFaults, Fault
     from router.prepare import Prepared
 
-__all__ = ["check_file", "prepare_file", "prepare_tables", "summary"]
+__all__ = ["check_file", "prepare_file", "prepare_tables", "show_faults", "summary"]
 
 _PLUGIN_KEYS = {"selection", "affinity", "detectors", "filters", "observers", "services", "disable"}
 
@@ -82,16 +83,21 @@ def check_file(file: Path, as_json: bool) -> int:
     try:
         prepared = prepare_file(file)
     except ConfigFaults as error:
-        if as_json:
-            print_json({"ok": False, "faults": error.faults})
-        else:
-            print_faults(error.faults, sys.stdout)
-        return 2
+        return show_faults(error.faults, as_json)
     if as_json:
         print_json({"ok": True, "faults": []})
     else:
         print(f"{file}: {summary(prepared.config)}: ok")
     return 0
+
+
+def show_faults(faults: Sequence[Fault], as_json: bool) -> int:
+    """Prints what is wrong with a file on stdout and returns the exit code for it."""
+    if as_json:
+        print_json({"ok": False, "faults": faults})
+    else:
+        print_faults(faults, sys.stdout)
+    return 2
 
 
 def summary(config: Config) -> str:

@@ -13,24 +13,30 @@ import msgspec
 from router.model import EndpointSpec
 
 __all__ = [
+    "AnswerConfig",
     "Config",
     "Duration",
     "EjectionConfig",
+    "HeadersConfig",
     "LimitsConfig",
     "ListenerConfig",
     "ListenerTimeouts",
     "PluginRef",
     "PluginsConfig",
     "PoolConfig",
+    "PoolShare",
     "PoolTimeouts",
     "RetryConfig",
+    "RewriteConfig",
     "RouteConfig",
     "ServerConfig",
     "Share",
     "Size",
+    "SizeLimit",
     "parse_duration",
     "parse_share",
     "parse_size",
+    "parse_size_limit",
 ]
 
 #: A name, "package.module:Name", or a table { use = name, ...options }.
@@ -43,6 +49,10 @@ class Duration(float):
 
 class Size(int):
     """Bytes; written as "512B", "64KiB", "1MiB", "1GiB", or a bare whole number."""
+
+
+class SizeLimit(float):
+    """Bytes, infinity for no limit; written like a size, or "none"."""
 
 
 class Share(float):
@@ -81,6 +91,16 @@ def parse_size(value: object) -> Size:
     raise ValueError('a size is written like "512B", "64KiB" or "10MiB"')
 
 
+def parse_size_limit(value: object) -> SizeLimit:
+    """Reads "64KiB", a whole number or "none" into bytes. Raises ValueError like parse_duration."""
+    if value == "none":
+        return SizeLimit("inf")
+    try:
+        return SizeLimit(parse_size(value))
+    except ValueError as error:
+        raise ValueError(f'{error}, or "none"') from None
+
+
 def parse_share(value: object) -> Share:
     """Reads "10%" into 0.1. Raises ValueError like parse_duration."""
     if isinstance(value, str) and value.endswith("%") and _is_number(value[:-1]):
@@ -104,6 +124,8 @@ class ServerConfig(_Table, frozen=True):
     drain_delay: Duration = Duration(0)
     zone: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    #: Whether the Forwarded field (RFC 7239) is written beside X-Forwarded-*.
+    forwarded: bool = False
     health_path: str = ""
     max_header_bytes: Size = Size(32 << 10)
     max_headers: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 128
@@ -117,11 +139,43 @@ class ListenerTimeouts(_Table, frozen=True):
 
 class ListenerConfig(_Table, frozen=True):
     bind: str
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     timeouts: ListenerTimeouts = ListenerTimeouts()
 
 
+class PoolShare(_Table, frozen=True):
+    """A pool's part of a route's requests, as large as its weight among all of the route's."""
+
+    name: str
+    weight: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 1
+
+
+class RewriteConfig(_Table, frozen=True):
+    """What an endpoint is asked for in place of what the client asked for."""
+
+    strip_prefix: str = ""
+    #: What stands in place of the stripped prefix; without one, what is put before every path.
+    replace_prefix: str = ""
+    host: str = ""
+
+
+class HeadersConfig(_Table, frozen=True):
+    set: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+
+
+class AnswerConfig(_Table, frozen=True):
+    """What a route answers itself."""
+
+    #: None: 308 with a redirect, else 200.
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)] | None = None
+    body: str = ""
+    redirect: str = ""
+
+
 class RouteConfig(_Table, frozen=True):
-    pool: str
+    #: A route has exactly one of `pool`, `pools` and `answer`.
+    pool: str = ""
     name: str = ""
     host: str | tuple[str, ...] = ()
     path: str | tuple[str, ...] = ()
@@ -130,6 +184,14 @@ class RouteConfig(_Table, frozen=True):
     query: dict[str, str] = {}
     timeout: Duration = Duration("inf")
     filters: tuple[PluginRef, ...] = ()
+    pools: tuple[PoolShare, ...] = ()
+    #: "random", "client", "header:x" or "cookie:x"
+    split_by: str = "random"
+    max_body: SizeLimit = SizeLimit("inf")
+    rewrite: RewriteConfig = RewriteConfig()
+    request_headers: HeadersConfig = HeadersConfig()
+    response_headers: HeadersConfig = HeadersConfig()
+    answer: AnswerConfig | None = None
 
 
 class PoolTimeouts(_Table, frozen=True):

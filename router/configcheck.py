@@ -8,46 +8,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from router.config import Config, Duration, ListenerConfig, PluginRef, PoolConfig, RouteConfig
+from router.config import Config, Duration, ListenerConfig, PoolConfig, SizeLimit
 from router.configfile import load
 from router.configfill import Problem
 from router.configforms import (
     Bind,
     bind_problem,
-    header_name_problem,
-    host_problem,
-    method_problem,
     name_problem,
     network_problem,
     parse_bind,
     path_problem,
     retry_problem,
 )
-from router.faults import ConfigFaults, Fault, Source, did_you_mean
+from router.configfound import Found, check_each, check_longer_than_zero, check_plugin, check_plugins
+from router.configroutes import check_routes
+from router.faults import ConfigFaults, Fault, Source
 from router.model import EndpointSpec, parse_address
 from router.positions import Path
 
 __all__ = ["Bind", "as_data", "check", "endpoint_specs", "load_checked", "parse_bind"]
 
+_NONE = Duration("inf")
 _QUOTED = re.compile(r" (['\"]).*\1 ")
 
-_ROUTE_POOL = re.compile(r"routes\[\d+\]\.pool")
+_ROUTE_POOL = re.compile(r"routes\[\d+\]\.(pool|pools\[\d+\]\.name)")
 
 #: Keys that are checked together with their neighbours in one table.
 _TOGETHER = re.compile(r"(?<=\.limits)\.queue$|(?<=\.ejection)\.(base|max)$")
-
-
-class _Found(NamedTuple):
-    path: Path
-    message: str
-    hint: str = ""
-    at_value: bool = True
 
 
 def load_checked(path: FilePath | str, env: Mapping[str, str] = os.environ) -> tuple[Config, Source]:
@@ -112,116 +105,83 @@ def as_data(config: Config) -> Any:
 
 
 def _unit(value: object) -> str:
-    return f"{value:g}s" if isinstance(value, Duration) else str(value)
+    if value == _NONE:
+        return "none"
+    return f"{value:g}s" if isinstance(value, Duration) else str(int(value) if isinstance(value, SizeLimit) else value)
 
 
-def _findings(config: Config) -> Iterator[_Found]:
+def _findings(config: Config) -> Iterator[Found]:
     for name, items in (("listeners", config.listeners), ("routes", config.routes), ("pools", config.pools)):
         if not items:
-            yield _Found((name,), f"at least one {name[:-1]} is needed")
+            yield Found((name,), f"at least one {name[:-1]} is needed")
     yield from _check_server(config)
     yield from _check_listeners(config.listeners)
-    yield from _check_routes(config)
+    yield from check_routes(config)
     for index, pool in enumerate(config.pools):
         yield from _check_pool(pool, ("pools", index))
     yield from _check_names("pools", [pool.name for pool in config.pools])
     yield from _check_names("routes", [route.name for route in config.routes])
-    yield from _plugins(config.observers, ("observers",))
-    yield from _plugins(config.services, ("services",))
+    yield from check_plugins(config.observers, ("observers",))
+    yield from check_plugins(config.services, ("services",))
 
 
-def _check_server(config: Config) -> Iterator[_Found]:
+def _check_server(config: Config) -> Iterator[Found]:
     server = config.server
-    yield from _each(network_problem, server.trusted_proxies, ("server", "trusted_proxies"))
+    yield from check_each(network_problem, server.trusted_proxies, ("server", "trusted_proxies"))
     if server.health_path:
         problem = path_problem(server.health_path)
         if problem is None and server.health_path.endswith("*"):
             problem = Problem("this is one path, without '*'", "such as '/-/health'")
         if problem is not None:
-            yield _Found(("server", "health_path"), *problem)
+            yield Found(("server", "health_path"), *problem)
     if server.drain_delay == Duration("inf"):
-        yield _Found(("server", "drain_delay"), "the router would never stop: this needs a limit")
+        yield Found(("server", "drain_delay"), "the router would never stop: this needs a limit")
     if server.max_header_bytes == 0:
-        yield _Found(("server", "max_header_bytes"), "every request has a head: this must be more than zero")
+        yield Found(("server", "max_header_bytes"), "every request has a head: this must be more than zero")
 
 
-def _check_listeners(listeners: tuple[ListenerConfig, ...]) -> Iterator[_Found]:
+def _check_listeners(listeners: tuple[ListenerConfig, ...]) -> Iterator[Found]:
     binds: dict[int, Bind] = {}
     for index, listener in enumerate(listeners):
         path: Path = ("listeners", index)
-        yield from _positive(listener.timeouts, (*path, "timeouts"), ("header", "idle", "stream"))
+        yield from check_longer_than_zero(listener.timeouts, (*path, "timeouts"), ("header", "idle", "stream"))
         problem = bind_problem(listener.bind)
         if problem is not None:
-            yield _Found((*path, "bind"), *problem)
+            yield Found((*path, "bind"), *problem)
             continue
         bind = parse_bind(listener.bind)
         for earlier, other in binds.items():
             if bind.overlaps(other):
-                yield _Found((*path, "bind"), f"this address is taken by listeners[{earlier}]")
+                yield Found((*path, "bind"), f"this address is taken by listeners[{earlier}]")
                 break
         binds[index] = bind
 
 
-def _check_routes(config: Config) -> Iterator[_Found]:
-    pools = {pool.name for pool in config.pools}
-    for index, route in enumerate(config.routes):
-        path: Path = ("routes", index)
-        if route.pool not in pools:
-            yield _Found((*path, "pool"), "there is no such pool", did_you_mean(route.pool, pools) or _known(pools))
-        yield from _each(host_problem, route.host, (*path, "host"))
-        yield from _each(path_problem, route.path, (*path, "path"))
-        yield from _each(method_problem, route.methods, (*path, "methods"))
-        for name in route.headers:
-            problem = header_name_problem(name)
-            if problem is not None:
-                yield _Found((*path, "headers", name), *problem)
-        yield from _positive(route, path, ("timeout",))
-        yield from _plugins(route.filters, (*path, "filters"))
-    yield from _check_reach(config.routes)
-
-
-def _known(pools: Iterable[str]) -> str:
-    names = sorted(pools)
-    return "the pools are " + ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "") if names else ""
-
-
-def _check_reach(routes: tuple[RouteConfig, ...]) -> Iterator[_Found]:
-    for index, route in enumerate(routes[:-1]):
-        hosts, paths = _listed(route.host), _listed(route.path)
-        if hosts or (paths and "/*" not in paths) or route.methods or route.headers or route.query:
-            continue
-        rest = len(routes) - index - 1
-        after = f"routes[{index + 1}]" if rest == 1 else f"routes[{index + 1}] and the {rest - 1} after it"
-        message = f"this route takes every request, so {after} can never be reached"
-        yield _Found(("routes", index), message, "move it to the end, or give it a host or path", at_value=False)
-        return
-
-
-def _check_pool(pool: PoolConfig, path: Path) -> Iterator[_Found]:
+def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
     yield from _check_endpoints(pool, (*path, "endpoints"))
-    yield from _positive(pool.timeouts, (*path, "timeouts"), ("connect", "head", "stream"))
-    yield from _positive(pool.limits, (*path, "limits"), ("queue_timeout",))
-    yield from _positive(pool.retry, (*path, "retry"), ("attempt_timeout", "hedge_after"))
-    yield from _positive(pool.ejection, (*path, "ejection"), ("base", "max"))
-    yield from _each(retry_problem, pool.retry.on, (*path, "retry", "on"))
+    yield from check_longer_than_zero(pool.timeouts, (*path, "timeouts"), ("connect", "head", "stream"))
+    yield from check_longer_than_zero(pool.limits, (*path, "limits"), ("queue_timeout",))
+    yield from check_longer_than_zero(pool.retry, (*path, "retry"), ("attempt_timeout", "hedge_after"))
+    yield from check_longer_than_zero(pool.ejection, (*path, "ejection"), ("base", "max"))
+    yield from check_each(retry_problem, pool.retry.on, (*path, "retry", "on"))
     if pool.ejection.base > pool.ejection.max:
         # Point at the one that was written: the other may be a default.
         key = "base" if pool.ejection.base != type(pool.ejection)().base else "max"
-        yield _Found((*path, "ejection", key), "ejection.base is longer than ejection.max")
+        yield Found((*path, "ejection", key), "ejection.base is longer than ejection.max")
     limits = pool.limits
     if limits.queue and not (limits.in_flight or limits.in_flight_per_endpoint):
         hint = "set limits.in_flight or limits.in_flight_per_endpoint"
-        yield _Found((*path, "limits", "queue"), "a queue has no effect without a limit", hint)
+        yield Found((*path, "limits", "queue"), "a queue has no effect without a limit", hint)
     if pool.selection == "":
-        yield _Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")
-    yield from _plugin(pool.selection, (*path, "selection"))
-    yield from _plugin(pool.affinity, (*path, "affinity"))
-    yield from _plugins(pool.detectors, (*path, "detectors"))
+        yield Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")
+    yield from check_plugin(pool.selection, (*path, "selection"))
+    yield from check_plugin(pool.affinity, (*path, "affinity"))
+    yield from check_plugins(pool.detectors, (*path, "detectors"))
 
 
-def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[_Found]:
+def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[Found]:
     if not pool.endpoints:
-        yield _Found(path, "a pool needs at least one endpoint")
+        yield Found(path, "a pool needs at least one endpoint")
         return
     seen: dict[str, int] = {}
     for index, (item, spec) in enumerate(zip(pool.endpoints, endpoint_specs(pool), strict=True)):
@@ -231,19 +191,19 @@ def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[_Found]:
             address = parse_address(spec.url)
         except ValueError as error:
             # The value stands before the message already, unless it is secret.
-            yield _Found(url, _QUOTED.sub(" ", str(error)))
+            yield Found(url, _QUOTED.sub(" ", str(error)))
             continue
         if address.scheme == "https":
-            yield _Found(url, "TLS to endpoints is not supported yet", "use http:// for now")
+            yield Found(url, "TLS to endpoints is not supported yet", "use http:// for now")
         earlier = seen.setdefault(spec.id or str(address), index)
         if earlier != index:
             what = (*entry, "id") if spec.id else url
-            yield _Found(what, f"this is the same endpoint as endpoints[{earlier}]", "give one of them another id")
+            yield Found(what, f"this is the same endpoint as endpoints[{earlier}]", "give one of them another id")
     if not any(spec.weight for spec in endpoint_specs(pool)):
-        yield _Found(path, "every endpoint has weight 0, so none would take a request")
+        yield Found(path, "every endpoint has weight 0, so none would take a request")
 
 
-def _check_names(table: str, names: list[str]) -> Iterator[_Found]:
+def _check_names(table: str, names: list[str]) -> Iterator[Found]:
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         path: Path = (table, index, "name")
@@ -251,47 +211,7 @@ def _check_names(table: str, names: list[str]) -> Iterator[_Found]:
             continue
         problem = name_problem(name)
         if problem is not None:
-            yield _Found(path, *problem)
+            yield Found(path, *problem)
         earlier = seen.setdefault(name, index)
         if earlier != index:
-            yield _Found(path, f"this name is taken by {table}[{earlier}]")
-
-
-def _plugins(refs: tuple[PluginRef, ...], path: Path) -> Iterator[_Found]:
-    for index, ref in enumerate(refs):
-        entry: Path = (*path, index)
-        if not ref:
-            yield _Found(entry, "a plugin is a name or a table { use = name, ... }")
-        else:
-            yield from _plugin(ref, entry)
-
-
-def _plugin(ref: PluginRef, path: Path) -> Iterator[_Found]:
-    if isinstance(ref, str):
-        return
-    use = ref.get("use")
-    if "use" not in ref:
-        yield _Found(path, "the key 'use' is missing: it names the plugin")
-    elif not isinstance(use, str) or not use:
-        yield _Found((*path, "use"), "expected the name of a plugin")
-
-
-def _positive(table: Any, path: Path, keys: Iterable[str]) -> Iterator[_Found]:
-    for key in keys:
-        if getattr(table, key) == 0:
-            yield _Found((*path, key), "this must be longer than zero", "'none' means no limit")
-
-
-def _each(problem_of: Callable[[str], Problem | None], texts: str | Iterable[str], path: Path) -> Iterator[_Found]:
-    """Checks one string, or each of a list."""
-    if isinstance(texts, str):
-        problem = problem_of(texts)
-        if problem is not None:
-            yield _Found(path, *problem)
-        return
-    for index, text in enumerate(texts):
-        yield from _each(problem_of, text, (*path, index))
-
-
-def _listed(texts: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else texts
+            yield Found(path, f"this name is taken by {table}[{earlier}]")

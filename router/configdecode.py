@@ -13,7 +13,17 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect as kinds
 
-from router.config import Config, Duration, Share, Size, parse_duration, parse_share, parse_size
+from router.config import (
+    Config,
+    Duration,
+    Share,
+    Size,
+    SizeLimit,
+    parse_duration,
+    parse_share,
+    parse_size,
+    parse_size_limit,
+)
 from router.configfill import Problem, fill, is_file_table, is_unicode, read_file
 from router.faults import ConfigFaults, Fault, Source, did_you_mean
 from router.positions import MAX_DEPTH, MAX_PLACES, Path
@@ -24,6 +34,7 @@ _PARSERS: dict[Any, Callable[[object], Any]] = {
     Duration: parse_duration,
     Share: parse_share,
     Size: parse_size,
+    SizeLimit: parse_size_limit,
 }
 _ROOT = kinds.type_info(Config)
 
@@ -247,12 +258,16 @@ def _member(kind: kinds.UnionType, data: Any) -> kinds.Type | None:
         shape = kinds.StructType | kinds.DictType
     elif isinstance(data, list):
         shape = kinds.VarTupleType
+    elif isinstance(data, int):
+        shape = kinds.IntType
     return next((member for member in kind.types if shape and isinstance(member, shape)), None)
 
 
 def _expected(kind: kinds.UnionType) -> str:
-    words = {kinds.StrType: "a string", kinds.VarTupleType: "a list"}
-    return " or ".join(words.get(type(member), "a table") for member in kind.types)
+    words = {kinds.StrType: "a string", kinds.VarTupleType: "a list", kinds.IntType: "a whole number"}
+    # None stands for a key that is left out; no file can write it.
+    types = [type(member) for member in kind.types if not isinstance(member, kinds.NoneType)]
+    return " or ".join(words.get(kind, "a table") for kind in types)
 
 
 def _describe(data: Any) -> str:

@@ -158,6 +158,11 @@ def path_problem(text: str) -> Problem | None:
         return Problem("a path is made of printable ASCII characters")
     if "%2f" in text.lower():
         return Problem("an encoded slash cannot be matched", "match the path above it, with '/*' at its end")
+    if ";" in text or "\\" in text:
+        return Problem(
+            "servers differ on ';' and '\\' in a path: neither can be matched",
+            "match the path above it, with '/*' at its end",
+        )
     if _ESCAPE.search(text):
         return Problem("a path is written without escapes: requests are decoded before", f"write {unquote(text)!r}")
     if "//" in text:

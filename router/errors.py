@@ -9,13 +9,17 @@ from typing import ClassVar
 __all__ = [
     "BadRequest",
     "BodyError",
+    "BodyTooLarge",
     "ClientError",
     "ClientGone",
     "ConnectError",
     "ExpectationFailed",
     "HeadTooLarge",
     "InternalError",
+    "LastHop",
+    "LoopDetected",
     "MethodNotAllowed",
+    "Misdirected",
     "NoRoute",
     "NotImplementedMethod",
     "NothingReady",
@@ -24,6 +28,7 @@ __all__ = [
     "RequestTimeout",
     "ResetError",
     "RouterError",
+    "TargetTooLong",
     "UpstreamError",
     "UpstreamTimeout",
     "VersionNotSupported",
@@ -114,6 +119,44 @@ class VersionNotSupported(ClientError):
     status = 505
     kind = "version_not_supported"
     title = "This version of HTTP is not supported."
+
+
+class BodyTooLarge(ClientError):
+    status = 413
+    kind = "body_too_large"
+    title = "The request's body is too large."
+
+
+class TargetTooLong(ClientError):
+    """The request line is longer than the largest head that is accepted."""
+
+    status = 414
+    kind = "target_too_long"
+    title = "The request's address is too long."
+
+
+class Misdirected(ClientError):
+    """The request names a scheme that this listener does not speak (RFC 9110 §7.4)."""
+
+    status = 421
+    kind = "misdirected"
+    title = "The request was sent to the wrong place."
+
+
+class LastHop(ClientError):
+    """No failure: the request asks the last one that it may reach, and that is the router (RFC 9110 §7.6.2)."""
+
+    status = 200
+    kind = "last_hop"
+    title = "The request may go no further than to the router."
+
+
+class LoopDetected(ClientError):
+    """The request has passed this very router before (its name stands in Via, RFC 9110 §7.6.3)."""
+
+    status = 508
+    kind = "loop_detected"
+    title = "The request came back to the router that sent it."
 
 
 class Overloaded(RouterError):

@@ -6,7 +6,7 @@ it; each has one writer, which its docstring names. The endpoint's own classes s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ __all__ = [
     "Endpoint",
     "EndpointSpec",
     "Exchange",
+    "Headers",
     "Members",
     "Outcome",
     "Response",
@@ -29,6 +30,37 @@ __all__ = [
 ]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
+class Headers(Mapping[str, str]):
+    """The fields of a request by name in any case; of several with one name the first. Immutable.
+
+    Args:
+        head: a whole request head, already found to be valid.
+    """
+
+    __slots__ = ("_values", "raw")
+
+    def __init__(self, head: bytes) -> None:
+        parts = [line.partition(b":") for line in head.split(b"\r\n")[1:] if line]
+        #: All fields as sent, in order, without the blanks around their values.
+        self.raw: RawHeaders = tuple((name, value.strip(b" \t")) for name, _, value in parts)
+        self._values: dict[str, tuple[str, str]] = {}
+        for name, value in self.raw:
+            said = name.decode("latin-1")
+            self._values.setdefault(said.lower(), (said, value.decode("utf-8", "surrogateescape")))
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._values.values())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({dict(self)!r})"
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -42,9 +74,8 @@ class Exchange(msgspec.Struct, eq=False):
     target: str
     #: The Host field, or the host of an absolute-form target; port and all.
     host: str = ""
-    #: Case-insensitive mapping; several fields of one name are all in `raw_headers`.
-    headers: Mapping[str, str] = {}
-    raw_headers: RawHeaders = ()
+    #: The head as it was sent; in origin form, and never without Host.
+    head: bytes = b""
     #: Address of the client: the peer, or what trusted proxies vouch for.
     client: str = ""
     scheme: str = "http"
@@ -69,6 +100,21 @@ class Exchange(msgspec.Struct, eq=False):
     #: Of the response; 0 before there is one.
     status: int = 0
     marks: dict[str, Any] | None = None
+    _headers: Headers | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The fields: case-insensitive; of several with one name the first."""
+        found = self._headers
+        if found is None:
+            # Most requests are never asked for them.
+            found = self._headers = Headers(self.head)
+        return found
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        """All fields as sent, in order."""
+        return self.headers.raw
 
     @property
     def path(self) -> str:

@@ -27,7 +27,10 @@ class Layer(NamedTuple):
 
 IO = "asyncio socket ssl"
 IMPURE = f"{IO} time datetime selectors threading subprocess signal secrets uuid"
-READING = "router.positions router.faults router.config router.configf* router.configdecode router.configcheck"
+READING = (
+    "router.positions router.faults router.config router.configf* router.configdecode router.configactions"
+    " router.configroutes router.configcheck"
+)
 
 #: In order: a module imports from its own layer and from those before it, never from one after it.
 LAYERS = [
@@ -36,16 +39,24 @@ LAYERS = [
     Layer("router.hooks router.references router.plugins router.observe", "msgspec pluggy", IO),
     Layer("router", "", IO),
     Layer(
-        "router.policy router.policy.fields router.policy.forwarded router.policy.targets router.policy.limits",
+        "router.policy router.policy.fields router.policy.normal router.policy.forwarded router.policy.targets"
+        " router.policy.limits router.policy.plain",
         "",
         IMPURE,
     ),
-    Layer("router.policy.routes router.policy.health router.policy.retry router.policy.headers", "", IMPURE),
+    Layer("router.policy.rewriting", "", IMPURE),
+    Layer(
+        "router.policy.answering router.policy.routes router.policy.health router.policy.retry router.policy.headers",
+        "",
+        IMPURE,
+    ),
+    Layer("router.policy.upgrades", "", IMPURE),
     Layer("router.policy.tiers router.policy.waiting", "", IMPURE),
     Layer("router.policy.actions", "", IMPURE),
     Layer("router.policy.outcomes router.policy.roster", "", IMPURE),
     Layer("router.policy.pool", "", IMPURE),
-    Layer("router.policy.dispatch", "", IMPURE),
+    Layer("router.policy.split", "", IMPURE),
+    Layer("router.policy.dispatch", "msgspec", IMPURE),
     Layer("router.policy.table", "", IMPURE),
     Layer("router.prepare", "", IO),
     Layer("router.net router.net.*", "msgspec aiohttp"),

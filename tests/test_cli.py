@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from router import cli, cli_output
 from router.cli import router
 
-COMMANDS = ("run", "proxy", "check", "plugins", "demo", "version", "completion")
+COMMANDS = ("run", "proxy", "check", "init", "schema", "plugins", "demo", "version", "completion")
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -138,6 +138,11 @@ def test_completion_knows_the_commands() -> None:
     assert result.stdout.split(",")[1:] == ["check\n"]
 
 
+def test_completion_knows_the_options() -> None:
+    result = run(_ROUTER_COMPLETE="bash_complete", COMP_WORDS="router check --req", COMP_CWORD="2")
+    assert [line.split(",")[-1] for line in result.stdout.splitlines()] == ["--request", "--requests"]
+
+
 def test_completion_of_an_unknown_command_is_empty() -> None:
     result = run(_ROUTER_COMPLETE="bash_complete", COMP_WORDS="router nonsense x", COMP_CWORD="2")
     assert (result.stdout.strip(), result.stderr) == ("", "")
@@ -163,7 +168,9 @@ def test_plugins_in_a_terminal_are_coloured_unless_no_color_is_set() -> None:
     assert "\x1b[" not in run("plugins").stdout
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("plugins", "--json"), ("version",), ()])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("plugins", "--json"), ("schema",), ("init", "-"), ("version",), ()]
+)
 def test_a_closed_pipe_ends_quietly(arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -226,7 +233,18 @@ def test_a_failure_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "router: 127.0.0.1:8080 is taken\n"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("check", "good.toml"), ("plugins",), ("version",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("check", "good.toml"),
+        ("check", "good.toml", "--request", "GET http://h/", "--client", "192.0.2.7"),
+        ("init", "new.toml"),
+        ("schema",),
+        ("plugins",),
+        ("version",),
+    ],
+)
 def test_quick_commands_load_no_server(arguments: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "good.toml").write_text(
         '[[listeners]]\nbind = "127.0.0.1:8080"\n[[routes]]\npool = "web"\n'

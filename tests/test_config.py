@@ -11,9 +11,11 @@ from router.config import (
     ListenerConfig,
     PoolConfig,
     RouteConfig,
+    SizeLimit,
     parse_duration,
     parse_share,
     parse_size,
+    parse_size_limit,
 )
 
 
@@ -55,6 +57,18 @@ def test_sizes(value, size):
 def test_what_is_no_size(value):
     with pytest.raises(ValueError, match='like "512B"'):
         parse_size(value)
+
+
+@pytest.mark.parametrize(("value", "limit"), [("none", math.inf), ("1MiB", 1 << 20), (0, 0), (7, 7)])
+def test_limits_of_size(value, limit):
+    assert parse_size_limit(value) == limit
+    assert type(parse_size_limit(value)) is SizeLimit
+
+
+@pytest.mark.parametrize("value", ["None", "inf", "1MB", -1, None])
+def test_what_is_no_limit_of_size(value):
+    with pytest.raises(ValueError, match=r'like "512B", .* or "none"'):
+        parse_size_limit(value)
 
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0%", 0), ("100%", 1), ("12.5%", 0.125)])

@@ -48,12 +48,24 @@ def make():
             "methods": ["GET", "POST"],
             "headers": {"X-Version": "2"},
             "timeout": "30s",
+            "max_body": "1MiB",
+            "rewrite": {"strip_prefix": "/app", "host": "app.internal"},
+            "request_headers": {"set": {"X-A": "1"}, "remove": ["X-Debug"]},
         }
         for r in range(ROUTES)
     ]
     return {
-        "server": {"zone": "eu", "trusted_proxies": ["10.0.0.0/8"], "max_headers": 50, "max_header_bytes": "8KiB"},
-        "listeners": [{"bind": f"127.0.0.1:{8080 + n}", "timeouts": {"header": "5s", "idle": "5s"}} for n in range(2)],
+        "server": {
+            "zone": "eu",
+            "forwarded": True,
+            "trusted_proxies": ["10.0.0.0/8"],
+            "max_headers": 50,
+            "max_header_bytes": "8KiB",
+        },
+        "listeners": [
+            {"bind": f"127.0.0.1:{8080 + n}", "max_connections": 9, "timeouts": {"header": "5s", "idle": "5s"}}
+            for n in range(2)
+        ],
         "routes": routes,
         "pools": pools,
         "plugins": {"disable": ["x"], "strict": True},
@@ -123,12 +135,16 @@ LEAVES = {
         (("pools",), ("limits", "in_flight")),
         (("pools",), ("endpoints", 1, "weight")),
         (("server",), ("max_headers",)),
+        (("listeners",), ("max_connections",)),
     ],
     "text": [
         (("routes",), ("name",)),
         (("routes",), ("pool",)),
         (("routes",), ("path", 1)),
         (("routes",), ("methods", 0)),
+        (("routes",), ("rewrite", "strip_prefix")),
+        (("routes",), ("request_headers", "set", "X-A")),
+        (("routes",), ("request_headers", "remove", 0)),
         (("pools",), ("name",)),
         (("pools",), ("endpoints", 1, "url")),
         (("pools",), ("retry", "on", 1)),
@@ -140,13 +156,14 @@ LEAVES = {
         (("pools",), ("retry", "budget")),
         (("pools",), ("ejection", "max_share")),
     ],
-    "switch": [(("pools",), ("prefer_zone",)), (("plugins",), ("strict",))],
+    "switch": [(("pools",), ("prefer_zone",)), (("plugins",), ("strict",)), (("server",), ("forwarded",))],
 }
 TABLES = [
     (("pools",), ()),
     *((("pools",), (key,)) for key in ("timeouts", "limits", "retry", "ejection")),
     (("pools",), ("endpoints", 1)),
     (("routes",), ()),
+    (("routes",), ("rewrite",)),
     (("listeners",), ()),
     (("listeners",), ("timeouts",)),
     (("server",), ()),

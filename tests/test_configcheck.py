@@ -160,7 +160,7 @@ def test_empty_tables_are_refused():
 
 def test_without_a_source_faults_still_name_key_and_value():
     config = Config(
-        (ListenerConfig("x", ListenerTimeouts(header=parse_duration("0s"))),),
+        (ListenerConfig("x", timeouts=ListenerTimeouts(header=parse_duration("0s"))),),
         (RouteConfig("wbe"),),
         (
             PoolConfig(
@@ -255,7 +255,18 @@ def test_faults_of_reading_and_of_checking_come_together(tmp_path):
         ('name = "api"', "", ["pools[1].name"]),
         ('name = "api"', "name = 5", ["pools[1].name"]),
         ('bind = "127.0.0.1:8080"', "", ["listeners[0].bind"]),
-        ('pool = "api"', "", ["routes[1].pool"]),
+        ('pool = "api"', "", ["routes[1]"]),
+        ('pool = "api"', "pool = 5", ["routes[1].pool"]),
+        ('pool = "api"', 'pol = "api"', ["routes[1].pol"]),
+        ('pool = "api"', 'pools = ["api"]\nsplit_by = "client"', ["routes[1].pools[0]"]),
+        ('pool = "api"', 'pools = [{ name = "api", weight = "1" }]', ["routes[1].pools[0].weight"]),
+        ('pool = "api"', "answer = { status = 99 }", ["routes[1].answer.status"]),
+        ('pool = "api"', 'answer = "gone"', ["routes[1].answer"]),
+        (
+            'name = "api"\nendpoints',
+            "name = 5\nendpoints",
+            ["pools[1].name"],
+        ),
         (
             'endpoints = ["http://a:1", { url = "http://a',
             'endpoint = [{ url = "http://a',

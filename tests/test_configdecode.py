@@ -92,6 +92,23 @@ def test_a_valid_configuration_keeps_its_values():
         (("pools", 0, "selection"), {"use": "x", 1: 2}, "this key is not a string"),
         (("pools", 0, "selection"), {"use": "x", "a": ["${NOPE}"]}, "variable NOPE is not set"),
         (("routes", 0, "host"), 5, "expected a string or a list, not a number"),
+        (("routes", 0, "answer"), "gone", 'answer = "gone": expected a table, not a string'),
+        (("routes", 0, "answer"), None, "answer = null: expected a table, not nothing"),
+        (("routes", 0, "answer"), {"status": "200"}, 'answer.status = "200": expected a whole number, not a string'),
+        (("routes", 0, "answer"), {"status": True}, "answer.status = true: expected a whole number, not true or false"),
+        (("routes", 0, "answer"), {"status": 199}, "answer.status = 199: expected a whole number from 200 to 599"),
+        (
+            ("routes", 0, "max_body"),
+            "many",
+            'max_body = "many": a size is written like "512B", "64KiB" or "10MiB", or "none"',
+        ),
+        (
+            ("routes", 0, "pools"),
+            [{"name": "x", "weight": 65536}],
+            "weight = 65536: expected a whole number from 0",
+        ),
+        (("listeners", 0, "max_connections"), 0, "max_connections = 0: expected a whole number from 1 to 1000000"),
+        (("server", "forwarded"), "yes", 'forwarded = "yes": expected true or false, not a string'),
         (("routes", 0, "headers"), ["a"], "expected a table, not a list"),
         (("routes", 0, "query"), {"\ud800": "x"}, "this key is not a string"),
         (("routes", 0, "name"), "\ud800", "not valid Unicode"),
@@ -125,8 +142,8 @@ def test_missing_keys_are_all_named():
     broken = faults({})
     assert [fault.key for fault in broken.faults] == ["listeners", "routes", "pools"]
     assert "[[listeners]]" in broken.faults[0].hint
-    broken = faults(changed(("routes", 0), {}))
-    assert [fault.key for fault in broken.faults] == ["routes[0].pool"]
+    broken = faults(changed(("pools", 0), {}))
+    assert [fault.key for fault in broken.faults] == ["pools[0].name", "pools[0].endpoints"]
 
 
 def test_every_fault_comes_at_once_and_the_rest_can_still_be_used():
@@ -244,4 +261,6 @@ def test_the_walk_knows_every_kind_of_type_in_use():
     assert names == {
         *("StructType", "VarTupleType", "UnionType", "DictType", "StrType"),
         *("CustomType", "LiteralType", "IntType", "BoolType", "AnyType"),
+        # Stands for a key that is left out; never met as a value.
+        "NoneType",
     }

@@ -86,7 +86,7 @@ def test_overlaps(one, other, clash):
 
 GOOD = {
     host_problem: ["example.com", "*.example.com", "localhost", "EXAMPLE.com", "a_b.c", "10.0.0.1", "[::1]", "xn--q"],
-    path_problem: ["/", "/*", "/x", "/x/", "/x/*", "/a b", "/a%25b", "/.well-known/x", "/a~!$&'()+,;=:@-._"],
+    path_problem: ["/", "/*", "/x", "/x/", "/x/*", "/a b", "/a%25b", "/.well-known/x", "/a~!$&'()+,=:@-._"],
     name_problem: ["web", "a.b_c-1", "1"],
     method_problem: ["GET", "M-SEARCH", "X!"],
     header_name_problem: ["X-Version", "host", "x_y"],
@@ -117,6 +117,8 @@ BAD = [
     (path_problem, "/x?y=1", "the key 'query'"),
     (path_problem, "/x#y", "fragment"),
     (path_problem, "/a%2Fb", "encoded slash"),
+    (path_problem, "/a;v=1", "servers differ"),
+    (path_problem, "/a\\b", "servers differ"),
     (path_problem, "/a%2fb", "encoded slash"),
     (path_problem, "/%7Ebob", "write '/~bob'"),
     (path_problem, "/a//b", "write '/a/b'"),

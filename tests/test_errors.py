@@ -19,6 +19,11 @@ TREE = {
     "NoRoute": ("ClientError", 404, "no_route", "client"),
     "MethodNotAllowed": ("ClientError", 405, "method_not_allowed", "client"),
     "RequestTimeout": ("ClientError", 408, "request_timeout", "client"),
+    "BodyTooLarge": ("ClientError", 413, "body_too_large", "client"),
+    "TargetTooLong": ("ClientError", 414, "target_too_long", "client"),
+    "Misdirected": ("ClientError", 421, "misdirected", "client"),
+    "LastHop": ("ClientError", 200, "last_hop", "client"),
+    "LoopDetected": ("ClientError", 508, "loop_detected", "client"),
     "ExpectationFailed": ("ClientError", 417, "expectation_failed", "client"),
     "HeadTooLarge": ("ClientError", 431, "head_too_large", "client"),
     "ClientGone": ("ClientError", 499, "client_gone", "client"),
@@ -92,8 +97,8 @@ def test_without_a_detail_the_kind_is_said_and_nothing_was_sent(name: str) -> No
 @pytest.mark.parametrize("name", TREE)
 def test_the_status_tells_who_is_at_fault(name: str) -> None:
     kind = KINDS[name]
-    # 501 and 505 answer what the client asked for; the others of 5xx are the router's or the upstream's.
-    assert (kind.source == "client") == (kind.status < 500 or kind.status in (501, 505))
+    # 501, 505 and 508 answer what the client asked for; the others of 5xx are the router's or the upstream's.
+    assert (kind.source == "client") == (kind.status < 500 or kind.status in (501, 505, 508))
 
 
 def test_the_cause_is_kept() -> None:

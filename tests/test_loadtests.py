@@ -3,6 +3,7 @@
 Nothing here is timed, and no other proxy is needed.
 """
 
+import asyncio
 import importlib
 import json
 import os
@@ -243,6 +244,11 @@ def test_backends_take_the_whole_body_of_a_post_before_they_answer():
     assert "proxy_method GET" in configs.backends(SITE, post=True)
 
 
+def test_some_pages_come_in_chunks():
+    assert set(configs.CHUNKED) < set(configs.PAGES)
+    assert f"location = {configs.CHUNKED[0]} {{ ssi on;" in configs.backends(SITE, post=False)
+
+
 # peers
 
 
@@ -376,6 +382,21 @@ def test_check_times_every_run_but_the_first():
     assert "1000 routes" in check.check_line(times)
 
 
+async def test_it_sees_whether_an_answer_is_chunked():
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/length":
+            return web.Response(text="x")
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(b"x")
+        return response
+
+    async with RawTestServer(answer) as server:
+        assert await asyncio.to_thread(procs.is_chunked, server.port, "/chunked")
+        assert not await asyncio.to_thread(procs.is_chunked, server.port, "/length")
+
+
 # command line
 
 
@@ -402,6 +423,7 @@ def test_tally_keeps_sentences_and_counts():
     [
         ([], 64, 3, list(peers.RECIPES)),
         (["--p99"], 16, 5, ["router", "envoy"]),
+        (["--bodies"], 64, 3, ["router", "traefik"]),
         (["--p99", "--conns", "8", "--only", "nginx,router"], 8, 5, ["nginx", "router"]),
     ],
 )

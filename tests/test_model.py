@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import Address, Candidates, Certificate, Endpoint, EndpointSpec, Members, Outcome
-from router.model import parse_address
+from router.model import Exchange, Headers, parse_address
 from router.testing import make_attempt, make_candidates, make_endpoints, make_exchange
 
 
@@ -150,6 +150,65 @@ def test_members_are_found_by_identity() -> None:
 def test_path_and_query_are_the_clients_own(target: str, path: str, query: str | None) -> None:
     exchange = make_exchange(target=target)
     assert (exchange.target, exchange.path, exchange.query) == (target, path, query)
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: h\r\nX-Key: 1\r\nAccept:\r\nx-KEY:\t 2 \r\nX-Path: a: b\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [HEAD, HEAD[:-2], HEAD[:-4]])
+def test_headers_are_found_in_any_case_and_the_first_counts(head: bytes) -> None:
+    headers = Headers(head)
+    assert headers["x-key"] == headers["X-Key"] == headers.get("X-KEY") == "1"
+    assert headers["accept"] == ""
+    assert headers["x-path"] == "a: b"
+    assert "hOST" in headers
+    assert "X-Other" not in headers
+    assert headers.get("X-Other") is None
+    with pytest.raises(KeyError):
+        headers["X-Other"]
+    assert list(headers) == ["Host", "X-Key", "Accept", "X-Path"], "names are spelled as they were sent"
+    assert dict(headers.items()) == {"Host": "h", "X-Key": "1", "Accept": "", "X-Path": "a: b"}
+    assert len(headers) == 4
+    assert headers.raw == ((b"Host", b"h"), (b"X-Key", b"1"), (b"Accept", b""), (b"x-KEY", b"2"), (b"X-Path", b"a: b"))
+    assert repr(headers) == "Headers({'Host': 'h', 'X-Key': '1', 'Accept': '', 'X-Path': 'a: b'})"
+
+
+def test_headers_cannot_be_changed() -> None:
+    headers = Headers(HEAD)
+    with pytest.raises(TypeError):
+        headers["Host"] = "other"  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        headers.other = 1  # type: ignore[attr-defined]
+
+
+def test_values_that_are_no_utf_8_lose_nothing() -> None:
+    headers = Headers("X-A: ä\r\n".encode("latin-1").join([b"GET / HTTP/1.1\r\n", "X-B: ä\r\n\r\n".encode()]))
+    assert headers["x-b"] == "ä"
+    assert headers["x-a"].encode("utf-8", "surrogateescape") == b"\xe4"
+    assert headers.raw == ((b"X-A", b"\xe4"), (b"X-B", b"\xc3\xa4"))
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_head_without_fields_has_no_headers(head: bytes) -> None:
+    assert dict(Headers(head)) == {}
+    assert Headers(head).raw == ()
+
+
+@given(st.binary(max_size=80), st.binary(max_size=80))
+def test_the_headers_of_any_bytes_can_be_asked_for(name: bytes, value: bytes) -> None:
+    headers = Headers(b"GET / HTTP/1.1\r\n" + name + b":" + value + b"\r\n\r\n")
+    assert all(headers[found] == said for found, said in headers.items())
+    assert len(headers) == len({found.lower() for found, _ in headers.items()}) <= len(headers.raw)
+
+
+def test_an_exchange_reads_its_headers_once_and_only_if_asked() -> None:
+    exchange = Exchange("GET", "/", head=HEAD)
+    assert exchange._headers is None
+    assert exchange.header("X-KEY") == "1"
+    assert exchange.headers is exchange.headers
+    assert exchange.raw_headers is exchange.headers.raw
+    assert exchange.header("X-Other") is None
+    assert Exchange("GET", "/").raw_headers == ()
 
 
 def test_reprs_say_the_state_and_never_a_key() -> None:

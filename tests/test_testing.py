@@ -414,3 +414,26 @@ def test_made_exchanges() -> None:
     assert exchange.raw_headers == ((b"Host", b"h"), (b"X-Key", b"1"), (b"x-key", b"2"))
     assert list(make_exchange(headers={"A": "1"}).headers) == ["Host", "A"]
     assert len(exchange.headers) == 2
+
+
+def test_a_made_exchange_has_the_head_of_its_request() -> None:
+    exchange = make_exchange("PUT", "/a%2Fb?c", headers={"X-A": " 1 ", "x-b": "ä\udcff"}, host="h:1")
+    assert exchange.head == b"PUT /a%2Fb?c HTTP/1.1\r\nHost: h:1\r\nX-A:  1 \r\nx-b: \xc3\xa4\xff\r\n\r\n"
+    assert dict(exchange.headers) == {"Host": "h:1", "X-A": "1", "x-b": "ä\udcff"}
+    assert exchange.raw_headers == ((b"Host", b"h:1"), (b"X-A", b"1"), (b"x-b", b"\xc3\xa4\xff"))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"headers": {"X-A": "1\r\nX-B: 2"}},
+        {"headers": [("X-A", "1\n")]},
+        {"headers": {"X-A\r": "1"}},
+        {"target": "/ HTTP/1.1\r\nX-A: 1"},
+        {"method": "GET\n"},
+        {"host": "a\r"},
+    ],
+)
+def test_an_exchange_that_no_request_can_make_is_not_made(parts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="line end"):
+        make_exchange(**parts)

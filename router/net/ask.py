@@ -7,11 +7,10 @@ from typing import Any
 
 from router.errors import RouterError
 from router.model import Attempt
+from router.net.body import RequestBody
 from router.net.framing import Replay
 from router.net.reply import Reply
 from router.net.upstream import UpstreamConnection
-from router.policy.dispatch import Dispatch
-from router.policy.headers import VIA
 
 __all__ = ["Ask"]
 
@@ -21,66 +20,54 @@ _NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Ask(Reply):
+class Ask(Reply, eq=False):
     """What Forward is made upon, together with Reply; knows the request and the connections that it goes to."""
 
-    __slots__ = (
-        "_conns",
-        "_dispatch",
-        "_head",
-        "_lines",
-        "_over",
-        "_replay",
-        "_tokens",
-        "_vouched",
-        "expects",
-        "has_body",
-    )
-
-    #: Field lines of the request that go on.
-    _lines: bytes
-    #: The lines that say who the client is.
-    _vouched: str
     #: The head as it was sent, for sending it again.
-    _head: bytes
-    has_body: bool
+    _head: bytes = b""
     #: Whether the client waits for "100 Continue".
-    expects: bool
-    #: The body so far, where there is one.
-    _replay: Replay | None
+    expects: bool = False
+    #: The Sec-WebSocket-Key of a request to switch to WebSocket, b"" of any other.
+    key: bytes = b""
+    #: The body as it comes in, and what came of it so far; None where there is none.
+    body: RequestBody | None = None
+    _replay: Replay | None = None
     #: Connections of attempts under way.
-    _conns: list[UpstreamConnection]
-    _dispatch: Dispatch
+    _conns: list[UpstreamConnection] = []
     #: What observers gave at the start; None if none listens.
-    _tokens: Any
-    _over: bool
+    _tokens: Any = None
+    _over: bool = False
 
-    def _request_head(self, attempt: Attempt) -> bytes:
-        """The head as it goes to an endpoint: the client's own bytes, and after them what the router vouches for."""
-        exchange = self.exchange
-        first = f"{exchange.method} {exchange.target} HTTP/1.1"
-        added = f"{self._vouched}{VIA}X-Request-ID: {exchange.id}\r\n\r\n"
-        pieces = [first.encode("utf-8", "surrogateescape"), self._lines, added.encode("latin-1")]
-        if self._tokens is not None:
-            more: list[tuple[bytes, bytes]] = []
-            self._runtime.observers.attempt_started(self._tokens, exchange, attempt, more)
-            pieces[2:2] = [b"%b: %b\r\n" % field for field in more]
-        return b"".join(pieces)
+    def _observed_head(self, attempt: Attempt) -> bytes:
+        """The head as it goes to an endpoint, with what observers add."""
+        more: list[tuple[bytes, bytes]] = []
+        self._runtime.observers.attempt_started(self._tokens, self.exchange, attempt, more)
+        return b"".join([self._given, *(b"%b: %b\r\n" % field for field in more), self._vouched])
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
-        conn.request_done = self._client.body_done
+        conn.request_done = self._client.body is None
         if not conn.request_done:
             # The head cannot be late before the request is whole; until then the client's own time counts.
             conn.deadline = _NEVER
         replay = self._replay
         assert replay is not None
-        self._runtime.write(conn.transport, b"".join((head, *replay.pieces)))
+        if replay.pieces:
+            self._runtime.write_pieces(conn.transport, (head, *replay.pieces))
+        else:
+            self._runtime.write(conn.transport, head)
         if self.expects and not replay.pieces:
             self._client.write(_CONTINUE)
         self._trim(replay)
         self._client.resume()
 
     # The request's body
+
+    def expect(self, body: RequestBody, piece: bytes) -> None:
+        """The request has a body, which begins with this piece. To be called before `start`."""
+        self.has_body = True
+        self.body = body
+        self._replay = Replay()
+        self._replay.add(piece)
 
     def feed(self, data: bytes, last: bool) -> None:
         """Takes the next piece of the request's body, framed as it goes on."""

@@ -7,18 +7,18 @@ follows a request on its connection waits unread, so pipelining costs no memory 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from router.errors import BadRequest, RequestTimeout, RouterError
-from router.model import Exchange
+from router.errors import RequestTimeout, RouterError
+from router.model import Exchange, Headers
+from router.net.body import RequestBody
 from router.net.forward import Forward
-from router.net.framing import BadFraming, Chunked
-from router.net.heads import split_head
+from router.net.heads import HEAD_END, split_head
 from router.net.opening import open_exchange
 from router.net.pages import error_response, health_response
 from router.net.wire import LOOK, ClientWire
 from router.policy.forwarded import forwarded_lines
-from router.policy.headers import BODY_CHUNKED
+from router.policy.plain import NO_SHAPE
 
 if TYPE_CHECKING:
     from router.net.server import Listener
@@ -30,31 +30,27 @@ End = Literal["keep", "close", "break", "reset"]
 _NEVER = float("inf")
 #: Bytes that a client may send ahead of an answer before it is no longer read.
 _AHEAD = 64 << 10
+#: Bytes of a body that a client has to send within each `timeouts.stream`.
+_LEAST = 256
 
 
 class ClientConnection(ClientWire):
     """One client. Between requests it holds no parser, no task and no buffer."""
 
-    __slots__ = ("_chunked", "_forward", "_left", "_listener", "_parsing", "_tail", "_vouched", "peer")
+    __slots__ = ("_forward", "_listener", "_parsing", "_vouched", "body", "peer", "shape")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.runtime)
         self._listener = listener
         self._forward: Forward | None = None
-        #: Bytes received and not looked at yet.
-        self._tail = b""
-        #: Body bytes of the request to come; with `_chunked`, 1 until its end.
-        self._left = 0
-        self._chunked: Chunked | None = None
+        #: Of the request under way, until its end.
+        self.body: RequestBody | None = None
         self._parsing = False
         #: The lines that say who the client is, the same for every request; None for trusted peers.
-        self._vouched: str | None = None
+        self._vouched: bytes | None = None
         self.peer = ""
-
-    @property
-    def body_done(self) -> bool:
-        """Whether the request's body has been received to its end."""
-        return self._left == 0
+        #: Of the head that the client sent last.
+        self.shape = NO_SHAPE
 
     # Called by the loop
 
@@ -65,15 +61,20 @@ class ClientConnection(ClientWire):
         listener.runtime.sweeper.add(self)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
-        if not listener.runtime.table.trusts(self.peer):
-            self._vouched = forwarded_lines(self.peer, listener.scheme)
+        table = listener.runtime.table
+        if not table.forwarded and not table.trusts(self.peer):
+            lines = forwarded_lines(self.peer, listener.scheme)
+            self._vouched = lines.encode() + b"X-Forwarded-Host: "
         self._due_in(listener.timeouts.header)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._listener.forget(self)
+        self.gone()
         if self._forward is not None:
             self._forward.client_gone()
+
+    def gone(self) -> None:
+        self._listener.forget(self)
 
     def eof_received(self) -> bool:
         # A client that has stopped sending is taken to have left, as most proxies do.
@@ -83,9 +84,15 @@ class ClientConnection(ClientWire):
         if self._lingering:
             return
         if self._forward is None:
-            self._requests(self._tail + data if self._tail else data)
-        elif self._left:
-            self._body(data)
+            size = data.find(HEAD_END) + 4
+            whole = 3 < size == len(data) <= self._runtime.max_head and data[0] != 13
+            if whole and not self._tail and not self.is_full:
+                # The usual case: one whole head and nothing else.
+                self._open(data)
+            else:
+                self._requests(self._tail + data if self._tail else data)
+        elif self.body is not None:
+            self._feed(self.body, data)
         else:
             self._tail += data
             if len(self._tail) > _AHEAD:
@@ -121,7 +128,7 @@ class ClientConnection(ClientWire):
             self.abort() if self.has_left() else self._due_in(LOOK)
         elif self.is_full and self.is_taking():
             self._due_in(self._listener.timeouts.stream)
-        elif self._forward is not None and self._left and not stuck:
+        elif self._forward is not None and self.body is not None and not stuck:
             self._forward.fail(RequestTimeout("the body did not come in time"))
         elif self._forward is not None or stuck:
             self.abort()
@@ -134,7 +141,7 @@ class ClientConnection(ClientWire):
         """Sets what the client may be late with: a piece of its body, the next request, or nothing."""
         if self._forward is None:
             self._due_in(self._listener.timeouts.idle)
-        elif self._left:
+        elif self.body is not None:
             self._due_in(self._listener.timeouts.stream)
         else:
             self.deadline = _NEVER
@@ -174,38 +181,23 @@ class ClientConnection(ClientWire):
     def _open(self, head: bytes) -> None:
         """Step 2: from bytes to an exchange under way, or refused."""
         self.deadline = _NEVER
-        headers = None
+        runtime = self._runtime
         try:
-            message = self._runtime.request_heads.parse(head)
-            headers = message.headers
-            forward = self._forward_for(message, head)
+            opened = open_exchange(head, self, self._listener, self._vouched, runtime)
         except RouterError as error:
-            self._refuse(error, headers)
+            self._refuse(error, Headers(head))
             return
-        if forward is None:
+        exchange, given, vouched, length, expects, closes, key = opened
+        if runtime.table.health_path and self._health(exchange, closes or length != 0):
             return
-        self._forward = forward
+        forward = self._forward = Forward(self, runtime, exchange, given, vouched, closes)
+        if length and not self._begin_body(forward, length, expects):
+            return
+        if key:
+            forward.key = key
         forward.start()
-        if self._left and self._forward is forward:
+        if self.body is not None and self._forward is forward:
             self._wait_for_client()
-            data, self._tail = self._tail, b""
-            if data:
-                self._body(data)
-
-    def _forward_for(self, message: Any, head: bytes) -> Forward | None:
-        """The driver of this request's exchange; None if it was about the router's own health."""
-        exchange, lines, vouched, length, expects = open_exchange(
-            message, head, self._listener, self.peer, self._vouched, self._runtime
-        )
-        if self._runtime.table.health_path and self._health(exchange, message.should_close or length != 0):
-            return None
-        forward = Forward(self, self._runtime, exchange, lines, vouched)
-        forward.closes = message.should_close
-        if length:
-            forward.has_body = True
-            forward.expects = expects
-            self._left, self._chunked = (1, Chunked()) if length == BODY_CHUNKED else (length, None)
-        return forward
 
     def _health(self, exchange: Exchange, closes: bool) -> bool:
         """Answers for the router's own health; False if the request is for somebody else."""
@@ -220,7 +212,7 @@ class ClientConnection(ClientWire):
             self._wait_for_client()
         return True
 
-    def _refuse(self, error: RouterError, headers: Any = None) -> None:
+    def _refuse(self, error: RouterError, headers: Headers | None = None) -> None:
         """Answers a request that never became an exchange, and closes."""
         request_id = self._runtime.new_id()
         self._listener.refused(error, request_id)
@@ -228,28 +220,41 @@ class ClientConnection(ClientWire):
         self.write(error_response(error, request_id=request_id, headers=headers, connection=close))
         self.linger()
 
-    def _body(self, data: bytes) -> None:
+    def _begin_body(self, forward: Forward, length: int, expects: bool) -> bool:
+        """Takes what of the body has come with the head; False if that is wrong already."""
+        body = self.body = RequestBody(length)
+        forward.expects = expects
+        data, self._tail = self._tail, b""
+        try:
+            piece = body.feed(data) if data else b""
+        except RouterError as error:
+            forward.closes = True
+            forward.fail(error)
+            return False
+        if body.done:
+            self._tail, self.body = body.extra, None
+        forward.expect(body, piece)
+        return True
+
+    def _feed(self, body: RequestBody, data: bytes) -> None:
         forward = self._forward
         assert forward is not None
-        if self._chunked is not None:
-            try:
-                piece = self._chunked.feed(data)
-            except BadFraming as error:
-                forward.closes = True
-                forward.fail(BadRequest(str(error)))
-                return
-            if self._chunked.done:
-                self._left = 0
-                self._tail = self._chunked.extra
-        else:
-            piece = data[: self._left]
-            self._tail = data[self._left :]
-            self._left -= len(piece)
-        if not self._left:
-            self._chunked = None
-        self._wait_for_client()
-        if piece or not self._left:
-            forward.feed(piece, not self._left)
+        try:
+            piece = body.feed(data)
+        except RouterError as error:
+            forward.closes = True
+            forward.fail(error)
+            return
+        if body.done:
+            self._tail = body.extra
+            self.body = None
+        body.recent += len(data)
+        if body.done or body.recent >= _LEAST:
+            # Who sends a few bytes now and then keeps a connection, and an endpoint's, for as long as it likes.
+            body.recent = 0
+            self._wait_for_client()
+        if piece or body.done:
+            forward.feed(piece, body.done)
 
     def done(self, end: End, now: float) -> None:
         """The exchange is over, and so is the connection unless `end` is "keep".
@@ -283,7 +288,7 @@ class ClientConnection(ClientWire):
 
     def _leave(self) -> None:
         self._tail = b""
-        if self.body_done and not self._paused:
+        if self.body is None and not self._paused:
             self.close()
         else:
             self.linger()

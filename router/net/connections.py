@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 from collections import deque
 
-from router.errors import ConnectError
+from router.errors import ConnectError, Overloaded
 from router.model import Endpoint
 from router.net.runtime import Runtime
 from router.net.upstream import UpstreamConnection
+from router.policy.plain import NO_SHAPE
 
 __all__ = ["Connections"]
 
@@ -20,16 +22,21 @@ _IDLE = 55.0
 #: Most idle connections kept per endpoint.
 _MOST_IDLE = 1024
 
+#: Too few descriptors, or too little memory for sockets.
+_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 
 class Connections:
     """All connections to one endpoint. The last one used is the first one taken."""
 
-    __slots__ = ("_closed", "_endpoint", "_idle", "runtime", "stream_timeout")
+    __slots__ = ("_closed", "_endpoint", "_idle", "runtime", "shape", "stream_timeout")
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, stream_timeout: float) -> None:
         self.runtime = runtime
         #: Seconds between two pieces of a body.
         self.stream_timeout = stream_timeout
+        #: Of the head that the endpoint sent last.
+        self.shape = NO_SHAPE
         self._endpoint = endpoint
         #: In order of becoming idle, the oldest first. All are open: one that closes drops itself.
         self._idle: deque[UpstreamConnection] = deque()
@@ -91,6 +98,9 @@ class Connections:
         except TimeoutError:
             raise ConnectError(f"{address}: no connection within {seconds:g} s") from None
         except OSError as error:
+            if error.errno in _SHORTAGE:
+                # The router's own want, not the endpoint's fault.
+                raise Overloaded(f"{address}: {error.strerror}") from None
             raise ConnectError(f"{address}: {error.strerror or error}") from None
         except ValueError as error:
             # A host name that cannot be written for a look-up (an empty or overlong label).

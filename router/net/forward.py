@@ -7,96 +7,26 @@ makes no future and no task at all. Whatever happens, `_close` runs once and lea
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
 
-from router.errors import BadRequest, ClientGone, ConnectError, NoRoute, RouterError
-from router.model import Attempt, Exchange
-from router.net.ask import Ask
+from router.errors import ClientGone, ConnectError, RouterError
+from router.model import Attempt
 from router.net.connections import Connections
-from router.net.filtering import run_filters
-from router.net.framing import Replay
-from router.net.runtime import Runtime, wake
+from router.net.entry import Entry
+from router.net.runtime import wake
+from router.net.sink import Switch
 from router.net.upstream import UpstreamConnection
 from router.policy.actions import RELAY, Answer, Park, Relay, Retry, Sleep
-from router.policy.dispatch import Dispatch
-from router.policy.headers import ResponseHead
+from router.policy.plain import ResponseHead
 from router.policy.pool import Pool
 from router.policy.retry import IDEMPOTENT
-from router.policy.routes import Route
-
-if TYPE_CHECKING:
-    from router.net.client import ClientConnection
 
 __all__ = ["Forward"]
 
-_NEVER = float("inf")
-_NO_DISPATCH: Any = None
 
-
-class Forward(Ask):
+class Forward(Entry, eq=False):
     """The driver of one exchange. Made by its client connection, forgotten when it calls `client.done`."""
 
-    __slots__ = ("_filtering", "_timer")
-
-    def __init__(
-        self, client: ClientConnection, runtime: Runtime, exchange: Exchange, lines: bytes, vouched: str
-    ) -> None:
-        # One per request: everything that Reply and Ask declare is set here, in one call instead of three.
-        self._client = client
-        self._runtime = runtime
-        self.exchange = exchange
-        self._lines = lines
-        self._vouched = vouched
-        self._head = b""
-        self._conns = []
-        self.closes = self.has_body = self.expects = self._over = False
-        self._passed_on = self._chunks = self._unframed = False
-        self._dispatch = _NO_DISPATCH
-        self._replay = self._tokens = None
-        self._filtering: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    # Matching and filters
-
-    def start(self) -> None:
-        """Finds the route; then filters, then the pool."""
-        runtime, exchange = self._runtime, self.exchange
-        if self.has_body:
-            self._replay = Replay()
-        if runtime.observers.enabled:
-            self._tokens = runtime.observers.request_started(exchange)
-        try:
-            route: Route | None = runtime.table.routes.match(exchange)
-        except ValueError as error:
-            self.fail(BadRequest(str(error)))
-            return
-        if route is None:
-            self.fail(NoRoute(f"{exchange.method} {exchange.host}"))
-            return
-        exchange.route = route
-        if route.timeout != _NEVER:
-            exchange.deadline = exchange.started + route.timeout
-        if route.filters:
-            self._filtering = runtime.loop.create_task(self._filter(route))
-        else:
-            self._enter(route, exchange.started)
-
-    async def _filter(self, route: Route) -> None:
-        result = await run_filters(route.filters, self.exchange)
-        self._filtering = None
-        if isinstance(result, RouterError):
-            self.fail(result)
-        elif result is not None and not self._over:
-            self._answer(result)
-            self._close(None, self._runtime.clock())
-        elif not self._over:
-            self._enter(route, self._runtime.clock())
-
-    def _enter(self, route: Route, now: float) -> None:
-        pool = route.pool
-        self.exchange.pool = pool.name
-        self._dispatch = Dispatch(pool, self.exchange, self._tokens is not None)
-        self._advance(now)
+    _timer: asyncio.TimerHandle | None = None
 
     # What Dispatch says
 
@@ -157,37 +87,51 @@ class Forward(Ask):
             self._attempt_failed(attempt, ConnectError("closed as soon as it was open"), sent=False)
 
     def _send(self, conn: UpstreamConnection, attempt: Attempt, now: float) -> None:
-        exchange = self.exchange
-        head = self._head
-        if not head or self._tokens is not None:
-            head = self._head = self._request_head(attempt)
+        if self._tokens is not None:
+            head = self._head = self._observed_head(attempt)
+        else:
+            # The client's own bytes, and after them what the router vouches for.
+            head = self._head or self._given + self._vouched
+            self._head = head
         attempt.sent_at = now
         self._conns.append(conn)
-        conn.payload_only = exchange.version < (1, 1)
-        conn.begin(self, attempt, exchange.method, now)
+        conn.begin(self, attempt, self.exchange, now)
         if not self.has_body:
-            conn.request_done = True
             self._runtime.write(conn.transport, head)
         else:
             self._send_with_body(conn, head)
 
     # The response
 
-    def on_head(
-        self, conn: UpstreamConnection, message: Any, head: ResponseHead, body: bytes, done: bool, now: float
-    ) -> None:
+    def on_head(self, conn: UpstreamConnection, head: ResponseHead, body: bytes, done: bool, now: float) -> None:
         dispatch, attempt = self._dispatch, conn.attempt
-        verdict = dispatch.head(attempt, message.code, now)
+        verdict = dispatch.head(attempt, head[0], now)
         if verdict is not RELAY:
             if isinstance(verdict, Retry):
                 self._let_go(conn, attempt, done, now)
                 return
             self._cancel(verdict, now)
-        self._relay_head(message, head, body, done, attempt.endpoint)
+        self._relay_head(head, body, done, attempt.endpoint)
         if done:
             self._complete(conn, now)
         elif self._client.is_full:
             conn.pause()
+
+    def on_switch(self, conn: UpstreamConnection, switch: Switch, now: float) -> None:
+        """The endpoint has agreed to WebSocket: from here on, bytes go from socket to socket."""
+        dispatch, attempt = self._dispatch, conn.attempt
+        verdict = dispatch.head(attempt, 101, now)
+        if isinstance(verdict, Relay):
+            self._cancel(verdict, now)
+        self._conns.remove(conn)
+
+        def closed(error: Exception | None) -> None:
+            now = self._runtime.clock()
+            self._attempt_ended(attempt, None, now)
+            self._close(None, now)
+
+        self._relay_switch(switch, attempt.endpoint)
+        self._client.switch(switch, closed)
 
     def _let_go(self, conn: UpstreamConnection, attempt: Attempt, done: bool, now: float) -> None:
         """This response is not the one: tries again."""
@@ -243,7 +187,8 @@ class Forward(Ask):
         dispatch.close(now)
         if dispatch.pool.queue.tickets:
             wake(dispatch.pool)
-        self._client.done(self._end(None), now)
+        closes = self.closes or self._runtime.draining or (self.has_body and self._client.body is not None)
+        self._client.done("close" if closes else "keep", now)
 
     def _attempt_ended(self, attempt: Attempt, error: RouterError | None, now: float) -> None:
         dispatch = self._dispatch

@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 __all__ = ["BadFraming", "Chunked", "Replay"]
 
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 #: Bytes of a chunk's size line, and of all trailers together, that are read before giving up.
 _LONGEST_LINE = 4096
 _MOST_TRAILERS = 16 << 10
+#: Bytes of all extensions together (RFC 9112 §7.1.1).
+_MOST_EXTENSIONS = 16 << 10
 
 
 class BadFraming(ValueError):
@@ -23,15 +26,17 @@ class BadFraming(ValueError):
 class Chunked:
     """Reads one chunked body piece by piece."""
 
-    __slots__ = ("_left", "_payload_only", "_step", "_tail", "_trailers", "done", "extra")
+    __slots__ = ("_extensions", "_left", "_payload_only", "_step", "_tail", "_trailers", "done", "extra", "payload")
 
     def __init__(self, *, payload_only: bool = False) -> None:
         self._payload_only = payload_only
         self._tail = b""
         self._left = 0
-        self._trailers = 0
+        self._trailers = self._extensions = 0
         self._step: Callable[[bytes, int, list[bytes]], int] = self._size
         self.done = False
+        #: Bytes of the body so far, without its framing.
+        self.payload = 0
         #: Bytes after the end of the body.
         self.extra = b""
 
@@ -59,9 +64,9 @@ class Chunked:
 
     def _line(self, data: bytes, at: int) -> int:
         end = data.find(b"\n", at)
+        if (end if end >= 0 else len(data)) - at > _LONGEST_LINE:
+            raise BadFraming("a line of the chunked body is too long")
         if end < 0:
-            if len(data) - at > _LONGEST_LINE:
-                raise BadFraming("a line of the chunked body is too long")
             return -1
         if end == at or data[end - 1] != 13:
             raise BadFraming("a line of the chunked body ends without CR LF")
@@ -74,6 +79,9 @@ class Chunked:
         found = _SIZE.fullmatch(data, at, end)
         if found is None:
             raise BadFraming("a chunk's size is not a hexadecimal number")
+        self._extensions += end - found.end(1)
+        if self._extensions > _MOST_EXTENSIONS:
+            raise BadFraming("the extensions of the chunked body are too large")
         self._left = int(found[1], 16)
         self._step = self._data if self._left else self._trailer
         return end + 2
@@ -83,6 +91,7 @@ class Chunked:
         if not piece:
             return -1
         self._left -= len(piece)
+        self.payload += len(piece)
         if self._payload_only:
             out.append(piece)
         else:
@@ -108,6 +117,8 @@ class Chunked:
             self._trailers += end - at
             if self._trailers > _MOST_TRAILERS:
                 raise BadFraming("the trailers of the chunked body are too large")
+            if _TRAILER.fullmatch(data, at, end) is None:
+                raise BadFraming("a trailer of the chunked body is no field")
             return end + 2
         self.done = True
         if not self._payload_only:
@@ -126,7 +137,7 @@ class Replay:
         self._size = 0
 
     def add(self, data: bytes) -> None:
-        if self._size >= 0:
+        if data and self._size >= 0:
             self.pieces.append(data)
             self._size += len(data)
 

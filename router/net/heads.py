@@ -19,14 +19,21 @@ from router.errors import (
     HeadTooLarge,
     NotImplementedMethod,
     ProtocolError,
+    TargetTooLong,
     VersionNotSupported,
 )
+from router.net.pages import status_line
+from router.policy.fields import TOKEN
+from router.policy.headers import has_control_bytes, read_response
+from router.policy.plain import BODY_CHUNKED, ResponseHead
 
-__all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "split_head"]
+__all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "final_head", "split_head", "without_body"]
 
 HEAD_END = b"\r\n\r\n"
-_VERSION = re.compile(rb"[^\r\n]* HTTP/([0-9])\.[0-9]\r\n")
+_VERSION = re.compile(rb"[^\r\n]* HTTP/([0-9]\.[0-9])\r\n")
 
+#: A field that a 204 must not have (RFC 9110 §8.6).
+_LENGTH = re.compile(rb"(?i)(?<=\n)content-length:[^\r]*\r\n")
 #: aiohttp sizes the buffers of bodies by it; no body passes through these parsers.
 _BODY_LIMIT = 1 << 16
 
@@ -35,13 +42,16 @@ def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
     """The first whole request head in `data`, empty line included, and what follows it; b"" if none is whole yet.
 
     Raises:
-        HeadTooLarge: it is longer than `max_bytes`, whole or not. BadRequest: a line ends without CR LF.
+        HeadTooLarge: it is longer than `max_bytes`, whole or not. TargetTooLong: its first line is. BadRequest: a line
+        ends without CR LF.
     """
     while data.startswith(b"\r\n"):
         # Empty lines before a request (RFC 9112 §2.2).
         data = data[2:]
     end = data.find(HEAD_END) + 4
     if end > max_bytes or (end == 3 and len(data) > max_bytes):
+        if data.find(b"\r\n", 0, max_bytes) < 0:
+            raise TargetTooLong(f"more than {max_bytes} bytes")
         raise HeadTooLarge(f"more than {max_bytes} bytes")
     if end != 3:
         return (data, b"") if end == len(data) else (data[:end], data[end:])
@@ -97,16 +107,20 @@ class RequestHeads:
             self._renew()
         if message.version.major != 1:
             raise VersionNotSupported(f"HTTP/{message.version.major}.{message.version.minor}")
+        end = head.find(b"\r\n")
+        if head[end - 9 : end - 1] != b" HTTP/1.":
+            # llhttp knows other protocols of the same form.
+            raise BadRequest("not HTTP")
         return message
 
 
 def _refusal(error: HttpProcessingError, head: bytes) -> ClientError:
     method = head.partition(b" ")[0]
-    if isinstance(error, BadHttpMethod) and method.isalpha() and len(method) < 32:
+    if isinstance(error, BadHttpMethod) and TOKEN.fullmatch(method):
         return NotImplementedMethod("the request's method is not known")
     version = _VERSION.match(head)
-    if version is not None and version[1] != b"1":
-        return VersionNotSupported("not HTTP/1")
+    if version is not None and version[1] not in (b"1.0", b"1.1"):
+        return VersionNotSupported("neither HTTP/1.0 nor HTTP/1.1")
     if error.message.startswith("Too many headers"):
         return HeadTooLarge("too many fields")
     # For the debug log: one line, escaped, for it may quote what the client sent.
@@ -149,6 +163,31 @@ class ResponseHeads:
         message = messages[0][0]
         if upgraded or message.should_close:
             self._renew()
-        if message.version.major != 1:
+        if not head.startswith(b"HTTP/1."):
             raise ProtocolError("not HTTP/1")
+        # llhttp takes a blank before the first field for none.
+        at = head.find(b"\r\n") + 2
+        if has_control_bytes(head, len(message.raw_headers) + 2) or head[at : at + 1] in (b" ", b"\t"):
+            raise ProtocolError("control bytes or bare line ends in the response's head")
         return message
+
+
+def final_head(message: Any, head: bytes) -> ResponseHead:
+    """What a parsed final response says.
+
+    Raises:
+        ProtocolError: its framing is ambiguous.
+    """
+    lines, length, closes, has_date, has_id = read_response(message.raw_headers, head[head.find(b"\r\n") : -2])
+    if length == BODY_CHUNKED and message.version < (1, 1):
+        raise ProtocolError("Transfer-Encoding in HTTP/1.0")
+    # HTTP/1.0 closes unless it says otherwise.
+    closes = closes or message.should_close
+    given = b"%b%b\r\n" % (status_line(message.code, message.reason), lines)
+    return message.code, length, given, closes, has_date, has_id
+
+
+def without_body(head: ResponseHead) -> ResponseHead:
+    """The same for a response that has no body whatever its fields say: to HEAD, of status 204 or 304."""
+    status, _, given, closes, has_date, has_id = head
+    return status, 0, _LENGTH.sub(b"", given) if status == 204 else given, closes, has_date, has_id

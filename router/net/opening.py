@@ -1,43 +1,84 @@
-"""Step 2 of a request: from a parsed head to an exchange, or a refusal. Nothing is read or written here."""
+"""Step 2 of a request: from a whole head to an exchange, or a refusal. Nothing is read or written here."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from router.errors import BadRequest
+from router.errors import BadRequest, LoopDetected
 from router.model import Exchange
 from router.net.runtime import Runtime
 from router.policy.forwarded import client_of
 from router.policy.headers import BODY_CHUNKED, lines_of, read_request
-from router.policy.targets import origin_form
+from router.policy.normal import split_host
+from router.policy.targets import one_hop_less, origin_form
+from router.policy.upgrades import SWITCH_LINES, websocket_key
 
 if TYPE_CHECKING:
+    from router.net.client import ClientConnection
     from router.net.server import Listener
 
-__all__ = ["open_exchange"]
+__all__ = ["Opened", "open_exchange"]
+
+_HTTP_1_1 = (1, 1)
+
+#: The exchange; its head as it goes on, without the empty line; the lines that the router vouches for, with the empty
+#: line; bytes of the body or BODY_CHUNKED; whether the client waits for "100 Continue"; whether its connection closes
+#: after the response; the Sec-WebSocket-Key if it asks to switch to WebSocket, or b"".
+Opened = tuple[Exchange, bytes, bytes, int, bool, bool, bytes]
 
 
 def open_exchange(
-    message: Any, head: bytes, listener: Listener, peer: str, vouched: str | None, runtime: Runtime
-) -> tuple[Exchange, bytes, str, int, bool]:
+    head: bytes, client: ClientConnection, listener: Listener, vouched: bytes | None, runtime: Runtime
+) -> Opened:
     """Reads a request.
 
     Args:
-        message: what the parser made of `head`.
-        peer: address at the other end of the connection, "" for a unix socket.
-        vouched: the lines that say who the client is; None if the peer is trusted to say it.
-
-    Returns:
-        The exchange; its field lines that go on; the lines that the router vouches for; bytes of the body or
-        BODY_CHUNKED; whether the client waits for "100 Continue".
+        head: whole, with its empty line.
+        vouched: the lines that say who the client is, up to X-Forwarded-Host; None if each request has to be asked.
 
     Raises:
         ClientError: the request is ambiguous, or not meant for a proxy like this one.
     """
+    plain = runtime.plain_requests.read(head, client)
+    if plain is None or vouched is None:
+        return _open_parsed(runtime.request_heads.parse(head), head, listener, client.peer, vouched, runtime)
+    method, target, host, length, given, closes = plain
+    request_id = runtime.new_id()
+    exchange = Exchange(
+        method.decode(),
+        target.decode(),
+        host.decode("latin-1"),
+        head,
+        client.peer,
+        listener.scheme,
+        listener.name,
+        _HTTP_1_1,
+        runtime.clock(),
+        request_id,
+    )
+    added = b"%b%b\r\n%b%b\r\n\r\n" % (vouched, host, runtime.via_and_id, request_id.encode())
+    return exchange, given[:-2], added, length, False, closes, b""
+
+
+def _names(via: bytes, pseudonym: bytes) -> bool:
+    return any(hop.split()[1:2] == [pseudonym] for hop in via.split(b","))
+
+
+def _open_parsed(
+    message: Any, head: bytes, listener: Listener, peer: str, vouched: bytes | None, runtime: Runtime
+) -> Opened:
+    """open_exchange for what is not in plain form."""
     target, fields, version = message.path, message.raw_headers, message.version
     host = message.headers.get("Host", "")
-    if target[0] != "/" or "#" in target:
-        target, host, fields = origin_form(message.method, target, host, fields)
+    if host or version >= _HTTP_1_1:
+        # Before the target's host takes its place: one that is none is refused whatever the target (RFC 9112 §3.2).
+        try:
+            split_host(host)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+    if target[0] != "/" or "#" in target or message.method == "CONNECT":
+        secured = listener.scheme == "https" or vouched is None
+        target, host, fields = origin_form(message.method, target, host, fields, secured)
         lines = lines_of(fields)
     elif not host:
         # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
@@ -45,24 +86,40 @@ def open_exchange(
         lines = lines_of(fields)
     else:
         lines = head[head.find(b"\r\n") : -2]
-    lines, length, expects, request_id, forwarded, _ = read_request(fields, lines)
-    if length == BODY_CHUNKED and version < (1, 1):
+    if not host.isascii():
+        raise BadRequest("the Host field is not ASCII")
+    first = f"{message.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape")
+    sent = first + lines
+    lines, length, expects, request_id, forwarded, options = read_request(fields, lines)
+    if message.method in ("OPTIONS", "TRACE"):
+        lines = one_hop_less(message.method, lines)
+    key = websocket_key(message.method, version, fields, options, length) if b"upgrade" in options else b""
+    if key:
+        lines += SWITCH_LINES
+    if length == BODY_CHUNKED and version < _HTTP_1_1:
         raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    if any(name.lower() == b"via" and _names(value, runtime.pseudonym) for name, value in fields):
+        raise LoopDetected(f"Via holds {runtime.pseudonym.decode()}")
     if vouched is None:
-        client, vouched = client_of(peer, listener.scheme, host, forwarded, runtime.table.trusts)
+        table = runtime.table
+        heard = forwarded if table.trusts(peer) else []
+        client, said = client_of(peer, listener.scheme, host, heard, table.trusts, forwarded=table.forwarded)
     else:
-        client, vouched = peer, f"{vouched}X-Forwarded-Host: {host}\r\n"
+        client, said = peer, vouched.decode("latin-1") + f"{host or listener.authority.decode()}\r\n"
+    request_id = request_id or runtime.new_id()
     exchange = Exchange(
         message.method,
         target,
         host,
-        message.headers,
-        fields,
+        sent,
         client,
         listener.scheme,
         listener.name,
         version,
         runtime.clock(),
-        request_id or runtime.new_id(),
+        request_id,
     )
-    return exchange, lines, vouched, length, expects and version >= (1, 1)
+    expects = expects and version >= _HTTP_1_1
+    via = f"Via: {version.major}.{version.minor} {runtime.pseudonym.decode()}\r\n"
+    added = f"{said}{via}X-Request-ID: {request_id}\r\n\r\n".encode("latin-1")
+    return exchange, first + lines, added, length, expects, message.should_close or b"close" in options, key

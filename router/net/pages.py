@@ -28,17 +28,17 @@ _HTML = """<!doctype html>
 </html>
 """
 
-_dated: tuple[int, str] = (0, "")
+_dated: tuple[int, bytes] = (0, b"")
 _lines: dict[tuple[int, str], bytes] = {}
 _REMEMBERED_LINES = 256
 
 
-def date_line() -> str:
+def date_line() -> bytes:
     """The Date field of now (RFC 9110 §6.6.1), made once a second."""
     global _dated
     now = int(time.time())
     if _dated[0] != now:
-        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)))
+        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)).encode())
     return _dated[1]
 
 
@@ -65,7 +65,7 @@ def plain_response(status: int, kind: bytes, body: bytes, *, head_only: bool = F
         status_line(status),
         kind,
         len(body),
-        date_line().encode(),
+        date_line(),
         extra,
     )
     return head if head_only else head + body
@@ -100,7 +100,7 @@ def error_response(
     extra = b"X-Request-ID: %b\r\n" % request_id.encode("latin-1")
     if status == 503:
         extra += b"Retry-After: 1\r\n"
-    if status == 405:
+    if status in (200, 405):
         extra += b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     extra += connection
     return plain_response(status, media, body, head_only=head_only, extra=extra)
@@ -133,6 +133,6 @@ def given_response(answer: Response, *, head_only: bool, connection: bytes = b""
     if not bodiless:
         lines.append(b"Content-Length: %d\r\n" % len(answer.body))
     if not any(name.lower() == b"date" for name, _ in answer.headers):
-        lines.append(date_line().encode())
+        lines.append(date_line())
     body = b"" if head_only or bodiless else answer.body
     return b"".join((status_line(answer.status), b"\r\n", *lines, connection, b"\r\n", body))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from router.model import Endpoint
 from router.net.heads import RequestHeads, ResponseHeads
 from router.net.sweeper import Sweeper
 from router.observe import Observers
+from router.policy.plain import PlainRequests, PlainResponses
 from router.policy.pool import Pool
 from router.policy.table import Table
 
@@ -35,10 +37,15 @@ class Runtime:
         "loop",
         "max_head",
         "observers",
+        "plain_requests",
+        "plain_responses",
+        "pseudonym",
         "request_heads",
         "response_heads",
         "sweeper",
         "table",
+        "via",
+        "via_and_id",
     )
 
     def __init__(
@@ -51,14 +58,22 @@ class Runtime:
         max_head: int = 32 << 10,
         max_fields: int = 128,
         tick: float = 0.5,
+        pseudonym: str = "router",
     ) -> None:
         self.loop = loop
         self.table = table
         self.clock = clock
         self.observers = observers
         self.max_head = max_head
+        #: This router's name in Via: a request that holds it already has come round in a circle (RFC 9110 §7.6.3).
+        self.pseudonym = pseudonym.encode()
+        self.via = b"Via: 1.1 %b\r\n" % self.pseudonym
+        #: The same and the name of the line that nearly always follows.
+        self.via_and_id = self.via + b"X-Request-ID: "
         self.request_heads = RequestHeads(loop, max_head, max_fields)
         self.response_heads = ResponseHeads(loop, max_head, max_fields)
+        self.plain_requests = PlainRequests(max_fields)
+        self.plain_responses = PlainResponses(max_fields)
         self.sweeper = Sweeper(loop, clock, tick)
         #: True once the process is to end: connections close after their response.
         self.draining = False
@@ -89,6 +104,12 @@ class Runtime:
         if len(data) > _LARGE:
             # Backpressure works only on what a transport has been given, and much may be readable at once.
             self.flush()
+
+    def write_pieces(self, transport: asyncio.Transport, pieces: Iterable[bytes]) -> None:
+        """Writes a head and a large body at once, without copying one behind the other."""
+        self.flush()
+        with contextlib.suppress(RuntimeError):
+            transport.writelines(pieces)
 
     def flush(self) -> None:
         """Hands everything to the transports now: needed before one is closed."""

@@ -9,6 +9,7 @@ import socket
 
 from router.config import ListenerTimeouts
 from router.errors import RouterError
+from router.net.accepting import Accepting
 from router.net.client import ClientConnection
 from router.net.runtime import Runtime
 
@@ -18,15 +19,26 @@ log = logging.getLogger("router")
 
 
 class Listener:
-    """One address: accepts, and knows its connections."""
+    """One address: accepts, and knows its connections.
 
-    def __init__(self, runtime: Runtime, sock: socket.socket, timeouts: ListenerTimeouts, scheme: str = "http") -> None:
+    Args:
+        sock: bound and listening; it stays the caller's, and open until `stop_accepting`.
+        max_connections: at so many accepting pauses; clients that have waited for a second get 503.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        sock: socket.socket,
+        timeouts: ListenerTimeouts,
+        scheme: str = "http",
+        *,
+        max_connections: int = 10_000,
+    ) -> None:
         self.runtime = runtime
         self.scheme = scheme
         self.connections: set[ClientConnection] = set()
         self.timeouts = timeouts
-        self._socket = sock
-        self._server: asyncio.AbstractServer | None = None
         self._empty: asyncio.Event | None = None
         name = sock.getsockname()
         if sock.family == socket.AF_UNIX:
@@ -39,15 +51,28 @@ class Listener:
             self.authority = self.name.encode()
         self.refusals = 0
         self._broken_off = 0
+        self._accepting = Accepting(
+            runtime,
+            sock,
+            self.name,
+            make=lambda: ClientConnection(self),
+            connections=self.connections,
+            limit=max_connections,
+        )
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether new clients wait, or are turned away, because there are too many already."""
+        return self._accepting.is_paused
+
+    @property
+    def turned_away(self) -> int:
+        """Clients that were answered 503 instead of being let in."""
+        return self._accepting.turned_away
 
     async def start(self) -> None:
         """Begins to accept."""
-        loop = self.runtime.loop
-        factory = lambda: ClientConnection(self)  # noqa: E731
-        if self._socket.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(factory, sock=self._socket, backlog=4096)
-        else:
-            self._server = await loop.create_server(factory, sock=self._socket, backlog=4096)
+        await self._accepting.start()
 
     def refused(self, error: RouterError, request_id: str) -> None:
         """Counts a request that was not valid HTTP. The log has it at debug level only: junk must not fill it."""
@@ -57,13 +82,13 @@ class Listener:
     def forget(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         self.runtime.sweeper.discard(connection)
+        self._accepting.left()
         if self._empty is not None and not self.connections:
             self._empty.set()
 
     def stop_accepting(self) -> None:
         """No new connections; those without a request close now, the others after their response."""
-        if self._server is not None:
-            self._server.close()
+        self._accepting.stop()
         for connection in tuple(self.connections):
             connection.close_if_idle()
 

@@ -10,11 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
-from router.model import Attempt
-from router.net.framing import BadFraming, Chunked
-from router.net.heads import HEAD_END
-from router.net.sink import Sink
-from router.policy.headers import BODY_CHUNKED, BODY_TO_END, has_control_bytes, read_response
+from router.model import Attempt, Exchange
+from router.net.body import Body
+from router.net.framing import BadFraming
+from router.net.heads import HEAD_END, final_head, without_body
+from router.net.sink import Sink, Switch
+from router.policy.plain import BODY_TO_END, ResponseHead
+from router.policy.upgrades import read_switch
 
 if TYPE_CHECKING:
     from router.net.connections import Connections
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["UpstreamConnection"]
 
 _NEVER = float("inf")
-#: Of `_left`: a head is awaited; the body's framing says where it ends; the end of the connection says it.
-_HEAD, _FRAMED, _TO_END = -1, -2, -3
 _NO_ATTEMPT: Any = None
+#: Statuses whose responses have no body, whatever their fields say (RFC 9112 §6.3).
+_BODILESS = frozenset({204, 304})
+#: Responses of 1xx before the final one.
+_MOST_INTERIM = 64
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -32,17 +36,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun",
+        "_body",
         "_buffer",
-        "_chunked",
         "_closes",
+        "_exchange",
         "_home",
-        "_left",
+        "_interim",
         "_sink",
         "attempt",
         "deadline",
         "idle_since",
-        "method",
-        "payload_only",
         "request_done",
         "transport",
     )
@@ -50,30 +53,29 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, home: Connections) -> None:
         self._home = home
         self._begun = 0
+        self._interim = 0
         self._buffer = b""
-        self._chunked: Chunked | None = None
         self._closes = False
-        #: Body bytes to come, or one of the phases above.
-        self._left = _HEAD
+        #: Of the response under way; None until its head is here.
+        self._body: Body | None = None
         #: None while idle.
         self._sink: Sink | None = None
         self.attempt: Attempt = _NO_ATTEMPT
         self.deadline = _NEVER
         self.idle_since = 0.0
-        self.method = ""
-        #: Chunked bodies come without their framing, for an HTTP/1.0 client.
-        self.payload_only = False
+        self._exchange: Exchange = _NO_ATTEMPT
         #: Whether the whole request was written: else the connection cannot be used again.
         self.request_done = True
         self.transport: Any = None
 
     # Used by the driver
 
-    def begin(self, sink: Sink, attempt: Attempt, method: str, now: float) -> None:
+    def begin(self, sink: Sink, attempt: Attempt, exchange: Exchange, now: float) -> None:
         """Takes the connection for one attempt; the driver then writes the request."""
         self._sink = sink
         self.attempt = attempt
-        self.method = method
+        self._interim = 0
+        self._exchange = exchange
         self._begun = self._home.runtime.flushes
         self.deadline = now + attempt.timeout
 
@@ -84,7 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
     def request_sent(self) -> None:
         """The request is whole: from now on its head may be late."""
         self.request_done = True
-        if self._left == _HEAD:
+        if self._body is None:
             self.deadline = self._home.runtime.clock() + self.attempt.timeout
 
     def abandon(self) -> None:
@@ -121,10 +123,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
         elif self._begun == self._home.runtime.flushes:
             self._fail(ResetError("bytes before the request was sent"))
-        elif self._left == _HEAD:
-            self._heads(self._buffer + data if self._buffer else data)
+        elif self._body is not None:
+            self._feed(self._body, data)
         else:
-            self._body(data)
+            self._heads(self._buffer + data if self._buffer else data)
 
     def eof_received(self) -> None:
         self._ended(None)
@@ -152,7 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             self._home.drop(self)
             self.abandon()
-        elif self._left == _HEAD:
+        elif self._body is None:
             self._fail(UpstreamTimeout("no response head in time"))
         else:
             self._fail(BodyError("no further piece of the body in time"))
@@ -164,90 +166,95 @@ class UpstreamConnection(asyncio.Protocol):
         runtime = self._home.runtime
         try:
             while (end := data.find(HEAD_END) + 4) > 3:
-                head = data if end == len(data) else data[:end]
-                message = runtime.response_heads.parse(head)
-                if has_control_bytes(head, len(message.raw_headers) + 2):
-                    raise ProtocolError("control bytes or bare line ends in the response's head")
+                if end > runtime.max_head:
+                    raise ProtocolError("the response's head is too large")
+                head = data[:end]
                 data = data[end:]
-                if message.code >= 200:
-                    self._final(message, head, data)
+                found = runtime.plain_responses.read(head, self._home) or self._parsed(head, data)
+                if found is not None:
+                    self._final(found, data)
                     return
-                if message.code == 101:
-                    raise ProtocolError("101 without having been asked to switch protocols")
-                assert self._sink is not None
-                self._sink.on_interim(self, message)
+                if self._sink is None:
+                    return
             if len(data) > runtime.max_head:
                 raise ProtocolError("the response's head is too large")
+            if data.count(b"\n") != data.count(b"\r\n"):
+                raise ProtocolError("a line of the response's head ends without CR LF")
             self._buffer = data
         except ProtocolError as error:
             self._fail(error)
 
-    def _final(self, message: Any, head: bytes, rest: bytes) -> None:
-        lines = head[head.find(b"\r\n") : -2]
-        fields = read_response(message.raw_headers, lines, message.code, self.method)
-        length = fields[1]
-        # HTTP/1.0 closes unless it says otherwise; so does what ends by closing.
-        self._closes = fields[2] or length == BODY_TO_END or message.should_close
+    def _parsed(self, head: bytes, rest: bytes) -> ResponseHead | None:
+        """A head that is not in plain form; None after one that is not final."""
+        sink = self._sink
+        assert sink is not None
+        message = self._home.runtime.response_heads.parse(head)
+        if message.code < 100:
+            raise ProtocolError("no such status")
+        if message.code >= 200:
+            return final_head(message, head)
+        self._interim += 1
+        if self._interim > _MOST_INTERIM:
+            raise ProtocolError("interim responses without end")
+        if message.code == 101:
+            self._switch(sink, message, head, rest)
+        else:
+            sink.on_interim(self, message)
+        return None
+
+    def _switch(self, sink: Sink, message: Any, head: bytes, rest: bytes) -> None:
+        """Gives the transport away: this connection is over, its transport is not."""
+        if not sink.key:
+            raise ProtocolError("101 without having been asked to switch protocols")
+        answer = read_switch(message.raw_headers, head[head.find(b"\r\n") : -2], sink.key)
+        runtime, transport = self._home.runtime, self.transport
+        self._finish()
+        self.transport = None
+        runtime.sweeper.discard(self)
+        sink.on_switch(self, Switch(answer, transport, rest, self._home.stream_timeout), runtime.clock())
+
+    def _final(self, head: ResponseHead, rest: bytes) -> None:
+        status, length, _, closes, _, _ = head
+        if status in _BODILESS or self._exchange.method == "HEAD":
+            length, head = 0, without_body(head)
+        self._closes = closes or length == BODY_TO_END
         now = self._home.runtime.clock()
         sink = self._sink
         assert sink is not None
         if length == len(rest):
             # The usual case: a small response that came whole.
             self._settle(now)
-            sink.on_head(self, message, fields, rest, True, now)
+            sink.on_head(self, head, rest, True, now)
             return
-        if length >= 0:
-            rest, done = self._cut(length, rest)
-        elif length == BODY_CHUNKED:
-            self._left = _FRAMED
-            self._chunked = Chunked(payload_only=self.payload_only)
-            rest, done = self._unchunk(rest)
-        else:
-            self._left, done = _TO_END, False
-        self._go_on(done, now)
-        sink.on_head(self, message, fields, rest, done, now)
+        body = Body(length, payload_only=self._exchange.version < (1, 1))
+        try:
+            rest = body.feed(rest)
+        except BadFraming as error:
+            raise ProtocolError(str(error)) from None
+        self._go_on(body, now)
+        sink.on_head(self, head, rest, body.done, now)
 
     # Bodies
 
-    def _body(self, data: bytes) -> None:
+    def _feed(self, body: Body, data: bytes) -> None:
+        try:
+            data = body.feed(data)
+        except BadFraming as error:
+            self._fail(BodyError(str(error)))
+            return
         now = self._home.runtime.clock()
-        done = False
-        if self._left >= 0:
-            data, done = self._cut(self._left, data)
-        elif self._chunked is not None:
-            try:
-                data, done = self._unchunk(data)
-            except ProtocolError as error:
-                self._fail(BodyError(error.detail))
-                return
         sink = self._sink
         assert sink is not None
-        self._go_on(done, now)
-        if data or done:
-            sink.on_body(self, data, done, now)
+        self._go_on(body, now)
+        if data or body.done:
+            sink.on_body(self, data, body.done, now)
 
-    def _cut(self, length: int, data: bytes) -> tuple[bytes, bool]:
-        """The part of `data` that belongs to a body of which `length` bytes are to come, and whether that is all."""
-        self._left = length - len(data)
-        if self._left >= 0:
-            return data, self._left == 0
-        self._closes = True
-        return data[:length], True
-
-    def _unchunk(self, data: bytes) -> tuple[bytes, bool]:
-        chunked = self._chunked
-        assert chunked is not None
-        try:
-            data = chunked.feed(data)
-        except BadFraming as error:
-            raise ProtocolError(str(error)) from None
-        self._closes = self._closes or bool(chunked.extra)
-        return data, chunked.done
-
-    def _go_on(self, done: bool, now: float) -> None:
-        if done:
+    def _go_on(self, body: Body, now: float) -> None:
+        if body.done:
+            self._closes = self._closes or bool(body.extra)
             self._settle(now)
         else:
+            self._body = body
             self.deadline = now + self._home.stream_timeout
 
     # Ends
@@ -265,9 +272,9 @@ class UpstreamConnection(asyncio.Protocol):
         """The endpoint closed, or the connection broke."""
         if self._sink is None:
             self._home.drop(self)
-        elif self._left == _HEAD:
+        elif self._body is None:
             self._fail(ResetError(f"closed before the response's head was complete ({_why(exc)})"))
-        elif self._left == _TO_END and exc is None:
+        elif self._body.left == BODY_TO_END and exc is None:
             sink, now = self._sink, self._home.runtime.clock()
             self._settle(now)
             sink.on_body(self, b"", True, now)
@@ -282,8 +289,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _finish(self) -> None:
         self._sink = None
-        self._chunked = None
-        self._left = _HEAD
+        self._body = None
         self._buffer = b""
         self.deadline = _NEVER
 

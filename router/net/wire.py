@@ -10,9 +10,12 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from typing import Any
 
 from router.net.runtime import Runtime
+from router.net.sink import Switch
+from router.net.tunnel import Tunnel
 
 __all__ = ["LOOK", "ClientWire"]
 
@@ -28,12 +31,16 @@ _RESET = struct.pack("ii", 1, 0)
 class ClientWire(asyncio.Protocol):
     """What ClientConnection is made upon; knows bytes and time, no requests."""
 
-    __slots__ = ("_lingering", "_paused", "_runtime", "_unread", "deadline", "is_full", "transport")
+    __slots__ = ("_lingering", "_paused", "_runtime", "_tail", "_tunnel", "_unread", "deadline", "is_full", "transport")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lingering = False
         self._paused = False
+        #: Bytes received and not looked at yet.
+        self._tail = b""
+        #: After a switch to WebSocket.
+        self._tunnel: Tunnel | None = None
         #: Whether the client takes less than is written to it.
         self.is_full = False
         #: Bytes that the client had not taken at the last look.
@@ -80,6 +87,29 @@ class ClientWire(asyncio.Protocol):
         poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
+    def gone(self) -> None:
+        """The transport is closed, or joined to another one that is."""
+
+    def switch(self, switch: Switch, closed: Callable[[Exception | None], None]) -> None:
+        """Joins this connection with an endpoint's; `closed` is called once, when both are gone."""
+        self.deadline = _NEVER
+        tail, self._tail = self._tail, b""
+
+        def over(error: Exception | None) -> None:
+            self._tunnel = self.transport = None
+            closed(error)
+            self.gone()
+
+        self._tunnel = Tunnel(
+            self._runtime,
+            self.transport,
+            switch.transport,
+            idle=switch.idle,
+            closed=over,
+            early_from_client=tail,
+            early_from_endpoint=switch.rest,
+        )
+
     def close(self) -> None:
         """Closes after what was written."""
         if self.transport is not None:
@@ -99,6 +129,9 @@ class ClientWire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Breaks the connection off so that the client cannot take what it has for a whole response."""
+        if self._tunnel is not None:
+            self._tunnel.abort()
+            return
         if self.transport is None:
             return
         sock = self.transport.get_extra_info("socket")

@@ -12,6 +12,8 @@ the tickets that `pool.grant()` yields. Methods may be called in any order that 
 
 from __future__ import annotations
 
+import msgspec
+
 from router.errors import ClientGone, NothingReady, Overloaded, RouterError, UpstreamError, UpstreamTimeout
 from router.model import Attempt, Candidates, Endpoint, Exchange, Outcome
 from router.policy.actions import RELAY, RETRY, Action, Answer, Park, Relay, Retry, Sleep
@@ -27,41 +29,27 @@ _NEVER = float("inf")
 _FAILING = frozenset({502, 503, 504})
 
 
-class Dispatch:
-    """One exchange's way through its pool."""
+class Dispatch(msgspec.Struct, eq=False):
+    """One exchange's way through its pool.
 
-    __slots__ = (
-        "_admitted",
-        "_begun",
-        "_error",
-        "_passed_on",
-        "_replayable",
-        "_sleeps",
-        "_slept",
-        "_ticket",
-        "_tries",
-        "exchange",
-        "live",
-        "pool",
-        "tell",
-    )
+    Args:
+        tell: whether outcomes are wanted even if the pool has no use for them (observers).
+    """
 
-    def __init__(self, pool: Pool, exchange: Exchange, tell: bool = False) -> None:
-        self.pool = pool
-        self.exchange = exchange
-        #: Attempts whose lease is open.
-        self.live: list[Attempt] = []
-        #: Whether outcomes are wanted even if the pool has no use for them (observers).
-        self.tell = tell
-        self._begun = False
-        self._admitted = False
-        self._passed_on = False
-        self._replayable = True
-        self._tries = 0
-        self._sleeps = 0
-        self._slept = 0
-        self._ticket: Ticket | None = None
-        self._error: RouterError | None = None
+    pool: Pool
+    exchange: Exchange
+    tell: bool = False
+    #: Attempts whose lease is open.
+    live: list[Attempt] = []
+    _begun: bool = False
+    _admitted: bool = False
+    _passed_on: bool = False
+    _replayable: bool = True
+    _tries: int = 0
+    _sleeps: int = 0
+    _slept: int = 0
+    _ticket: Ticket | None = None
+    _error: RouterError | None = None
 
     # What to do next
 
@@ -191,9 +179,9 @@ class Dispatch:
         if exchange.deadline != _NEVER:
             timeout = min(timeout, exchange.deadline - now)
         attempt = Attempt(endpoint, self._tries, now, timeout)
-        if pool.retry.hedge_after is not None and exchange.method in SAFE and self._tries < pool.retry.attempts:
-            attempt.hedge_after = pool.retry.hedge_after
-        if not self.live and self._tries and self._error is not None and self._error.sent:
+        if pool.hedge_after is not None and exchange.method in SAFE and self._tries < pool.retry.attempts:
+            attempt.hedge_after = pool.hedge_after
+        if self._tries and not self.live and self._error is not None and self._error.sent:
             pool.budget.withdraw(now)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)

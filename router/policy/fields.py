@@ -14,18 +14,25 @@ __all__ = [
     "DROP",
     "EXPECT",
     "FORWARDED",
+    "HOST",
     "ID",
     "LENGTH",
+    "ONCE",
+    "PLAIN",
     "REQUEST_CODES",
     "RESPONSE_CODES",
+    "TEXT",
     "TOKEN",
+    "VIA",
 ]
 
+#: What a head may hold besides its line ends.
+TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 #: A field's name (RFC 9110 §5.6.2).
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
-#: What is to be done with a field. Zero, the usual one: nothing.
-PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE = range(9)
+#: What is to be done with a field. Zero, the usual one: nothing. From HOST on: it goes on as it is.
+PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE, HOST, ONCE, VIA, HOPS = range(13)
 
 
 def _spellings(*names: bytes) -> dict[bytes, int]:
@@ -51,11 +58,17 @@ _COMMON = {
     b"x-request-id": ID,
 }
 _VOUCHED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id")
+#: Fields of which a request may hold one at most, beside those that are looked at anyway.
+_ONCE = (b"content-location", b"content-range", b"content-type", b"etag", b"server", b"user-agent")
 _REQUEST = {
+    **dict.fromkeys(_ONCE, ONCE),
+    b"host": HOST,
+    b"via": VIA,
+    b"max-forwards": HOPS,
     **_spellings(*_VOUCHED),
     **_COMMON,
     **dict.fromkeys(_VOUCHED[:3], FORWARDED),
-    b"forwarded": DROP,
+    b"forwarded": FORWARDED,
     b"content_length": DROP,
     b"transfer_encoding": DROP,
     b"expect": EXPECT,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from operator import itemgetter
 
 from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
 from router.policy.fields import (
@@ -19,34 +18,31 @@ from router.policy.fields import (
     DROP,
     EXPECT,
     FORWARDED,
+    HOST,
     ID,
     LENGTH,
     REQUEST_CODES,
     RESPONSE_CODES,
+    TEXT,
     TOKEN,
 )
+from router.policy.plain import BODY_CHUNKED, BODY_TO_END
 
 __all__ = [
     "BODY_CHUNKED",
     "BODY_TO_END",
     "FRAMING",
-    "VIA",
     "RequestHead",
     "ResponseHead",
     "has_control_bytes",
     "is_valid_field",
     "lines_of",
+    "read_interim",
     "read_request",
     "read_response",
 ]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
-
-#: Lengths that are no length.
-BODY_CHUNKED = -1
-BODY_TO_END = -2
-
-VIA = "Via: 1.1 router\r\n"
 
 #: Connection options that need nothing removed, and fields that stay even if Connection names them: the message would
 #: mean something else without them.
@@ -56,7 +52,6 @@ _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"cl
 #: Fields that say where a message ends; only the core writes them.
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
-_TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 
 
 #: What a request's fields say: the lines that go on; bytes of the body, or BODY_CHUNKED; whether the client waits for
@@ -70,40 +65,6 @@ ResponseHead = tuple[bytes, int, bool, bool, bool]
 
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 _NO_FORWARDED: list[tuple[bytes, bytes]] = []
-
-
-#: Where Content-Length and Connection stand (-1: nowhere), and whether there is a Date and an X-Request-ID.
-_Plan = tuple[int, int, bool, bool]
-
-
-class _Plans(dict[tuple[bytes, ...], "_Plan | None"]):
-    """Names of all fields of a response to what is to be done with them; None where each field has to be looked at.
-
-    Servers repeat themselves: most heads have the same names in the same order, whatever their values. So the usual
-    head costs one look-up however many fields it has (12 fields: a third of the time). Bounded; made anew when full.
-    """
-
-    MOST = 512
-    LONGEST = 1024
-
-    def __missing__(self, names: tuple[bytes, ...]) -> _Plan | None:
-        found = [RESPONSE_CODES[name] for name in names]
-        plan: _Plan | None = None
-        if not {DROP, CODING} & {*found} and found.count(LENGTH) < 2 and found.count(CONNECTION) < 2:
-            at = {code: place for place, code in enumerate(found)}
-            plan = at.get(LENGTH, -1), at.get(CONNECTION, -1), DATE in at, ID in at
-        if sum(map(len, names)) <= self.LONGEST:
-            if len(self) >= self.MOST:
-                self.clear()
-            self[names] = plan
-        return plan
-
-
-_NAME = itemgetter(0)
-_PLANS = _Plans()
-#: What most servers say.
-_KEEP_ALIVE = (b"Connection", b"keep-alive")
-_KEEP_ALIVE_LINE = b"\r\nConnection: keep-alive\r\n"
 
 
 def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
@@ -124,7 +85,7 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
     for field in fields:
         name, value = field
         code = REQUEST_CODES[name]
-        if not code:
+        if not code or code >= HOST:
             continue
         if code == LENGTH:
             if seen_length or length:
@@ -133,7 +94,7 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
         elif code == CODING:
             if seen_length or length:
                 raise BadRequest("Transfer-Encoding is repeated, or stands beside Content-Length")
-            _check_coding(value, NotImplementedMethod)
+            _check_coding(value, NotImplementedMethod if _last(value) == b"chunked" else BadRequest)
             length = BODY_CHUNKED
         else:
             dropped.append(field)
@@ -150,38 +111,15 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
     return _without(lines, fields, dropped, options), length, expects, request_id, forwarded, options
 
 
-def read_response(fields: RawHeaders, lines: bytes, status: int, method: str) -> ResponseHead:
-    """Reads a response's fields and decides how its body is framed (RFC 9112 §6.3).
+def read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
+    """Reads a response's fields and says how its body is framed (RFC 9112 §6.3), the method and the status apart.
 
     Args:
         fields, lines: as for read_request.
-        method: of the request; a response to HEAD has no body whatever its fields say.
 
     Raises:
         ProtocolError: the framing is ambiguous.
     """
-    plan = _PLANS[tuple(map(_NAME, fields))]
-    if plan is None:
-        lines, length, closes, has_date, has_id = _read_response(fields, lines)
-    else:
-        at_length, at_connection, has_date, has_id = plan
-        length = BODY_TO_END if at_length < 0 else _length(fields[at_length][1], ProtocolError)
-        closes = False
-        if at_connection >= 0 and fields[at_connection] == _KEEP_ALIVE and _KEEP_ALIVE_LINE in lines:
-            lines = lines.replace(_KEEP_ALIVE_LINE, b"\r\n", 1)
-        elif at_connection >= 0:
-            field = fields[at_connection]
-            options = _tokens(field[1])
-            closes = b"close" in options
-            lines = _without(lines, fields, [field], options)
-            has_date, has_id = has_date and b"date" not in options, has_id and b"x-request-id" not in options
-    if method == "HEAD" or status == 204 or status == 304:
-        length = 0
-    return lines, length, closes, has_date, has_id
-
-
-def _read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
-    """read_response field by field, for heads with more than the usual fields."""
     length, options = BODY_TO_END, _NO_OPTIONS
     dropped: list[tuple[bytes, bytes]] = []
     found: set[int] = set()
@@ -204,10 +142,26 @@ def _read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
     return lines, length, b"close" in options, has_date, has_id
 
 
+def read_interim(fields: RawHeaders) -> bytes:
+    """The lines of a 1xx response that go on. It has no body and no framing, whatever it says (RFC 9112 §6.3).
+
+    Raises:
+        ProtocolError: a name is no token.
+    """
+    fields = tuple(field for field in fields if RESPONSE_CODES[field[0]] not in (LENGTH, CODING))
+    return read_response(fields, lines_of(fields))[0]
+
+
 def _length(value: bytes, error: type[RouterError]) -> int:
     if not value.isdigit() or len(value) > 18:
         raise error("Content-Length is not a number")
     return int(value)
+
+
+def _last(value: bytes) -> bytes:
+    """The last of a list: where it is not chunked, nobody knows where the request ends (RFC 9112 §6.3)."""
+    *before, last = (coding.strip(b" \t").lower() for coding in value.split(b","))
+    return b"" if b"chunked" in before else last
 
 
 def _check_coding(value: bytes, error: type[RouterError]) -> None:
@@ -222,7 +176,7 @@ def lines_of(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def is_valid_field(name: bytes, value: bytes) -> bool:
     """Whether a field made by a plugin can be written: one line, no framing."""
-    return TOKEN.fullmatch(name) is not None and not value.translate(None, _TEXT) and name.lower() not in FRAMING
+    return TOKEN.fullmatch(name) is not None and not value.translate(None, TEXT) and name.lower() not in FRAMING
 
 
 def _without(lines: bytes, fields: RawHeaders, dropped: list[tuple[bytes, bytes]], options: frozenset[bytes]) -> bytes:
@@ -251,4 +205,4 @@ def has_control_bytes(head: bytes, lines: int) -> bool:
     Args:
         lines: how many lines the parser found, the first and the empty one included.
     """
-    return head.count(b"\r\n") != lines or head.translate(None, _TEXT) != b"\r\n" * lines
+    return head.count(b"\r\n") != lines or head.translate(None, TEXT) != b"\r\n" * lines

@@ -61,6 +61,7 @@ class Pool(Roster):
         self.budget = budget or Budget()
         #: Seconds that the head of one attempt's response may take.
         self.attempt_timeout = min(self.timeouts.head, self.retry.attempt_timeout)
+        self.hedge_after = self.retry.hedge_after
         self.when_few_ready = when_few_ready
         self.on_unready = on_unready
         self.queue = Queue()

@@ -2,39 +2,46 @@
 
 The first route in file order that matches wins. Hosts and paths are found in dictionaries, so a thousand routes cost
 what ten cost; only the other conditions are tried one by one, and only for routes whose host and path already match.
-Paths are matched in normal form (RFC 3986 §6.2.2): an encoded slash never counts as a slash, dots cannot climb.
+Paths are matched in normal form (RFC 3986 §6.2.2): an encoded slash never counts as a slash, dots cannot climb. A path
+that takes another route if read loosely is refused.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from router.model import Exchange
+from router.policy.normal import AmbiguousPath, loose_forms, may_climb, normal_path, split_host
+from router.policy.rewriting import Rewriting
 
 __all__ = ["Route", "RouteTable", "normal_path", "split_host"]
 
-# RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 address, and a port.
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_NEVER = float("inf")
 _REMEMBERED_HOSTS = 1024
+#: Of a name (RFC 1035 §2.3.4): longer ones are looked up each time.
+_LONGEST_REMEMBERED = 253
 
 
 class Route:
     """One compiled route. Plain data: matching is done by the table."""
 
     __slots__ = (
+        "answer",
         "filters",
         "headers",
         "hosts",
         "index",
+        "max_body",
         "methods",
         "name",
         "paths",
+        "plain",
         "pool",
         "query",
+        "rewriting",
+        "split",
         "timeout",
         "unconditional",
     )
@@ -50,11 +57,16 @@ class Route:
         methods: Iterable[str] = (),
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
-        timeout: float = float("inf"),
+        timeout: float = _NEVER,
         filters: tuple[Any, ...] = (),
+        split: Any = None,
+        answer: Any = None,
+        max_body: float = _NEVER,
+        rewriting: Rewriting | None = None,
     ) -> None:
         self.name = name
         self.index = index
+        #: The only pool, or the first one of a split; None for a route that answers itself.
         self.pool = pool
         self.hosts = tuple(host.lower() for host in hosts)
         self.paths = tuple(paths)
@@ -63,6 +75,15 @@ class Route:
         self.query = tuple((query or {}).items())
         self.timeout = timeout
         self.filters = filters
+        #: A Split if there are several pools.
+        self.split = split
+        #: A GivenAnswer if the route answers itself.
+        self.answer = answer
+        #: Bytes.
+        self.max_body = max_body
+        self.rewriting = rewriting
+        #: True if a request only has to be passed on to the pool as it came.
+        self.plain = not (split or answer or rewriting or filters) and max_body == _NEVER
         #: True if host and path alone decide.
         self.unconditional = not (self.methods or self.headers or self.query)
 
@@ -86,34 +107,50 @@ class Route:
 class _Paths:
     """The routes that one host can reach, by path."""
 
-    __slots__ = ("_everywhere", "_exact", "_lengths", "_prefixes", "only")
+    __slots__ = ("_everywhere", "_exact", "_lengths", "_matters", "_prefixes", "only")
 
     def __init__(self, routes: list[Route]) -> None:
         self._everywhere: list[Route] = []
         self._exact: dict[str, list[Route]] = {}
         self._prefixes: dict[str, list[Route]] = {}
         for route in routes:
-            self._add(route)
+            if not route.paths or "/*" in route.paths:
+                self._everywhere.append(route)
+                continue
+            for path in route.paths:
+                if path.endswith("/*"):
+                    self._prefixes.setdefault(path[:-1], []).append(route)
+                else:
+                    self._exact.setdefault(path, []).append(route)
         self._lengths = sorted({len(prefix) for prefix in self._prefixes})
-        first = self._everywhere[0] if self._everywhere else None
-        alone = first is not None and first.unconditional and not self._exact and not self._prefixes
-        #: Set when every request of this host takes the same route.
-        self.only = first if alone else None
-
-    def _add(self, route: Route) -> None:
-        if not route.paths or "/*" in route.paths:
-            self._everywhere.append(route)
-            return
-        for path in route.paths:
-            if path.endswith("/*"):
-                self._prefixes.setdefault(path[:-1], []).append(route)
-            else:
-                self._exact.setdefault(path, []).append(route)
+        #: Whether the path changes anything.
+        self._matters = bool(self._exact or self._prefixes) or any(map(_moves, routes))
+        alone = not self._matters and bool(self._everywhere) and self._everywhere[0].unconditional
+        #: Set when every request of this host takes the same route, whatever its path.
+        self.only = self._everywhere[0] if alone else None
 
     def match(self, exchange: Exchange) -> Route | None:
         path = exchange.path
-        if "%" in path or "//" in path or "/." in path:
-            path = normal_path(path)
+        if not self._matters or not ("%" in path or "/." in path or "//" in path or ";" in path or "\\" in path):
+            return self._first(path, exchange)
+        found = self._first(normal_path(path), exchange)
+        if found is not None:
+            self._check(found, path, exchange)
+        return found
+
+    def _check(self, found: Route, path: str, exchange: Exchange) -> None:
+        """Refuses a path by which a server might understand what another route is there for."""
+        forms = loose_forms(path)
+        for form in sorted(forms):
+            other = self._first(form, exchange)
+            if other is not found:
+                loosely = f"route {other.name}" if other is not None else "none"
+                raise AmbiguousPath(f"the path leads to route {found.name}, or to {loosely} if read loosely")
+        if forms and _moves(found) and may_climb(path):
+            raise AmbiguousPath(f"the path may climb out of the prefix that route {found.name} gives it")
+
+    def _first(self, path: str, exchange: Exchange) -> Route | None:
+        """The first route in file order that takes the exchange, if this is its path."""
         best: Route | None = None
         for routes in self._reachable(path):
             for route in routes:
@@ -135,6 +172,10 @@ class _Paths:
             if under is not None:
                 yield under
         yield self._everywhere
+
+
+def _moves(route: Route) -> bool:
+    return route.rewriting is not None and route.rewriting.moves
 
 
 class RouteTable:
@@ -159,7 +200,8 @@ class RouteTable:
         """The first route in file order that matches.
 
         Raises:
-            ValueError: the Host field is not a host (RFC 9110 §7.2); "" stands for none, as in HTTP/1.0.
+            ValueError: the Host field is not a host (RFC 9110 §7.2); "" stands for none, as in HTTP/1.0. Or the path
+                might mean another route's to a server (AmbiguousPath).
         """
         paths = self._seen.get(exchange.host)
         if paths is None:
@@ -168,9 +210,10 @@ class RouteTable:
 
     def _find_host(self, host: str) -> _Paths:
         paths = self._lookup(split_host(host) if host else "")
-        if len(self._seen) >= _REMEMBERED_HOSTS:
-            self._seen.clear()
-        self._seen[host] = paths
+        if len(host) <= _LONGEST_REMEMBERED:
+            if len(self._seen) >= _REMEMBERED_HOSTS:
+                self._seen.clear()
+            self._seen[host] = paths
         return paths
 
     def _lookup(self, host: str) -> _Paths:
@@ -184,37 +227,3 @@ class RouteTable:
                 return paths
             dot = host.find(".", dot + 1)
         return self._everyhost
-
-
-def split_host(host: str) -> str:
-    """The name in a Host field: lower case, without port, brackets kept, without a trailing dot.
-
-    Raises:
-        ValueError: not a host.
-    """
-    found = _HOST.fullmatch(host)
-    if found is None:
-        raise ValueError("the Host field is not a host name or address")
-    return found[1].lower().removesuffix(".")
-
-
-def normal_path(path: str) -> str:
-    """The path that routes are matched against: escapes decoded but for the slash, empty and dot segments resolved.
-
-    `/a%2Fb` stays apart from `/a/b`; `/x/../y`, `/x/%2e%2e/y` and `//y` all are `/y`.
-    """
-    path = _ESCAPE.sub(_decoded, path)
-    done: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
-            del done[-1:]
-        elif segment not in ("", "."):
-            done.append(segment)
-    tail = "/" if segments and segments[-1] in ("", ".", "..") and done else ""
-    return "/" + "/".join(done) + tail
-
-
-def _decoded(found: re.Match[str]) -> str:
-    char = chr(int(found[1], 16))
-    return "%2F" if char == "/" else "%25" if char == "%" else char

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.config import Config, PoolConfig, RouteConfig
+from router.config import AnswerConfig, Config, HeadersConfig, PoolConfig, RouteConfig
 from router.model import EndpointSpec
+from router.policy.answering import GivenAnswer
 from router.policy.health import EjectionRule
 from router.policy.limits import Limits, Timeouts
 from router.policy.pool import Pool
 from router.policy.retry import Budget, RetryRule
+from router.policy.rewriting import FieldRules, Rewriting
 from router.policy.routes import Route, RouteTable
+from router.policy.split import Split
 
 __all__ = ["Parts", "Table", "build_table"]
 
@@ -38,7 +41,7 @@ class Parts:
 class Table:
     """What an exchange takes once at its start."""
 
-    __slots__ = ("health_path", "pools", "routes", "trusted", "version")
+    __slots__ = ("forwarded", "health_path", "pools", "routes", "trusted", "version")
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Table:
         pools: Mapping[str, Pool],
         trusted: tuple[Network, ...] = (),
         health_path: str = "",
+        forwarded: bool = False,
     ) -> None:
         self.version = version
         self.routes = routes
@@ -54,6 +58,8 @@ class Table:
         #: Networks whose X-Forwarded-* fields are believed.
         self.trusted = trusted
         self.health_path = health_path
+        #: Whether the Forwarded field is written too.
+        self.forwarded = forwarded
 
     def trusts(self, address: str) -> bool:
         """Whether a peer's word about the client is believed."""
@@ -92,16 +98,19 @@ def build_table(
         pool.update(specs[name], now)
     routes = [_build_route(index, route, pools, filters) for index, route in enumerate(config.routes)]
     trusted = tuple(ipaddress.ip_network(net, strict=False) for net in config.server.trusted_proxies)
-    return Table(version, RouteTable(routes), pools, trusted, config.server.health_path)
+    server = config.server
+    return Table(version, RouteTable(routes), pools, trusted, server.health_path, server.forwarded)
 
 
 def _build_route(
     index: int, route: RouteConfig, pools: Mapping[str, Pool], filters: Mapping[int, tuple[Any, ...]]
 ) -> Route:
+    split = [(pools[share.name], share.weight) for share in route.pools]
+    first = pools[route.pool] if route.pool else split[0][0] if split else None
     return Route(
         route.name or f"route-{index + 1}",
         index,
-        pools[route.pool],
+        first,
         hosts=_listed(route.host),
         paths=_listed(route.path),
         methods=route.methods,
@@ -109,7 +118,28 @@ def _build_route(
         query=route.query,
         timeout=route.timeout,
         filters=filters.get(index, ()),
+        split=Split(split, route.split_by) if len(split) > 1 else None,
+        answer=_build_answer(route.answer, route.response_headers) if route.answer is not None else None,
+        max_body=route.max_body,
+        rewriting=_build_rewriting(route) if route.answer is None else None,
     )
+
+
+def _build_answer(answer: AnswerConfig, fields: HeadersConfig) -> GivenAnswer:
+    status = answer.status or (308 if answer.redirect else 200)
+    return GivenAnswer(status, answer.body, answer.redirect, FieldRules(fields.set, fields.remove))
+
+
+def _build_rewriting(route: RouteConfig) -> Rewriting | None:
+    rewrite, request, response = route.rewrite, route.request_headers, route.response_headers
+    rewriting = Rewriting(
+        rewrite.strip_prefix,
+        rewrite.replace_prefix,
+        rewrite.host,
+        request=FieldRules(request.set, request.remove, of_request=True),
+        response=FieldRules(response.set, response.remove),
+    )
+    return rewriting or None
 
 
 def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from router.errors import BadRequest, MethodNotAllowed
+import re
 
-__all__ = ["origin_form"]
+from router.errors import BadRequest, LastHop, MethodNotAllowed, Misdirected
+
+__all__ = ["one_hop_less", "origin_form"]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
-def origin_form(method: str, target: str, host: str, fields: RawHeaders) -> tuple[str, str, RawHeaders]:
+_HOPS = re.compile(rb"(\r\nmax-forwards:[ \t]*)([0-9]{1,9})(?=[ \t]*\r\n)", re.IGNORECASE)
+
+
+def one_hop_less(method: str, lines: bytes) -> bytes:
+    """The lines of an OPTIONS or TRACE request with its Max-Forwards lowered by one (RFC 9110 §7.6.2).
+
+    Raises:
+        LastHop: it may go no further. MethodNotAllowed: likewise, of TRACE.
+    """
+    found = _HOPS.search(lines)
+    if found is None:
+        return lines
+    left = int(found[2])
+    if not left:
+        raise LastHop("Max-Forwards: 0") if method == "OPTIONS" else MethodNotAllowed("TRACE with Max-Forwards: 0")
+    return b"%b%b%d%b" % (lines[: found.start()], found[1], left - 1, lines[found.end() :])
+
+
+def origin_form(method: str, target: str, host: str, fields: RawHeaders, secured: bool) -> tuple[str, str, RawHeaders]:
     """Target, host and fields of the same request in origin form; the target's host replaces the Host field.
 
     Raises:
@@ -24,6 +44,8 @@ def origin_form(method: str, target: str, host: str, fields: RawHeaders) -> tupl
     scheme, mark, rest = target.partition("://")
     if not mark or scheme.lower() not in ("http", "https"):
         raise BadRequest("the request target is in no known form")
+    if scheme.lower() == "https" and not secured:
+        raise Misdirected("https without TLS")
     at = min((rest.find(c) for c in "/?" if c in rest), default=len(rest))
     authority, path = rest[:at], rest[at:]
     if not authority or "@" in authority or not authority.isascii():

@@ -6,7 +6,7 @@ Nothing here asserts; the laws stand beside it, a file per concern.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from router import Attempt, Candidates, Endpoint, EndpointSpec, Exchange, Members, Tools
@@ -38,24 +38,6 @@ class FakeClock:
             raise ValueError("time does not run backwards")
         self.now += seconds
         return self.now
-
-
-class _Headers(Mapping[str, str]):
-    """First value by name, in any case, as the router's own mapping gives it."""
-
-    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
-        self._first: dict[str, tuple[str, str]] = {}
-        for name, value in fields:
-            self._first.setdefault(name.lower(), (name, value))
-
-    def __getitem__(self, name: str) -> str:
-        return self._first[name.lower()][1]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self._first.values())
-
-    def __len__(self) -> int:
-        return len(self._first)
 
 
 def make_tools(seed: int = 0, clock: Callable[[], float] | None = None) -> Tools:
@@ -101,14 +83,17 @@ def make_exchange(
     scheme: str = "http",
     started: float = 1000.0,
 ) -> Exchange:
-    """An exchange as the router would build it from such a request."""
+    """An exchange as the router would build it from such a request.
+
+    Raises:
+        ValueError: a line end in a field or in the target.
+    """
     fields = [("Host", host), *(headers.items() if isinstance(headers, Mapping) else headers)]
     exchange = Exchange(
         method=method,
         target=target,
         host=host,
-        headers=_Headers(fields),
-        raw_headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in fields),
+        head=_head(method, target, fields),
         client=client,
         scheme=scheme,
         started=started,
@@ -116,6 +101,13 @@ def make_exchange(
     exchange.id = f"test-{target}"
     exchange.pool = "test"
     return exchange
+
+
+def _head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+    if any(end in line for line in lines for end in "\r\n"):
+        raise ValueError("no part of a request's head can hold a line end")
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("utf-8", "surrogateescape")
 
 
 def make_attempt(endpoint: Endpoint, number: int = 0, started: float = 1000.0) -> Attempt:

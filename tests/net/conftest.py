@@ -353,7 +353,7 @@ class House:
         )
         self.sockets = open_sockets([parse_bind(listener.bind) for listener in config.listeners])
         self.listeners = [
-            Listener(self.runtime, sock, listener.timeouts)
+            Listener(self.runtime, sock, listener.timeouts, max_connections=listener.max_connections)
             for sock, listener in zip(self.sockets, config.listeners, strict=True)
         ]
         for pool in self.table.pools.values():
@@ -448,7 +448,7 @@ class World:
         binds = (bind,) if isinstance(bind, str) else bind
         specs = tuple(e.url if isinstance(e, Upstream) else e for e in endpoints)
         config = Config(
-            listeners=tuple(ListenerConfig(each, listening) for each in binds),
+            listeners=tuple(ListenerConfig(each, timeouts=listening) for each in binds),
             routes=(RouteConfig("web", **(route or {})),),
             pools=(
                 PoolConfig("web", specs, **{"selection": "round_robin", **(pool or {})}),

@@ -426,7 +426,7 @@ async def test_a_head_that_is_too_large(world: Any, ended: bool) -> None:
 
 async def test_a_long_request_line(world: Any) -> None:
     data = b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
-    await refused(world, data, 431, "head_too_large", server={"max_header_bytes": 4096})
+    await refused(world, data, 414, "target_too_long", server={"max_header_bytes": 4096})
 
 
 async def test_a_head_up_to_the_limit_is_served(world: Any) -> None:
@@ -534,11 +534,24 @@ async def test_a_body_that_stops_coming_gets_408(world: Any) -> None:
 async def test_a_slow_body_is_waited_for_while_it_comes(world: Any) -> None:
     house = await world.router(await world.upstream(), timeouts={"stream": 0.3})
     client = await world.client(house)
-    client.ask("/", "Content-Length: 10", method="POST")
+    client.ask("/", "Content-Length: 3000", method="POST")
     for _ in range(10):
         await asyncio.sleep(0.06)
-        client.send(b"x")
-    assert (await client.response()).body == b"x" * 10
+        client.send(b"x" * 300)
+    assert (await client.response()).body == b"x" * 3000
+
+
+async def test_a_body_that_drips_gets_408(world: Any) -> None:
+    """Each byte comes in time; all of them together do not."""
+    upstream = await world.upstream()
+    house = await world.router(upstream, timeouts={"stream": 0.3})
+    client = await world.client(house)
+    client.ask("/", "Transfer-Encoding: chunked", method="POST")
+    for _ in range(20):
+        await asyncio.sleep(0.06)
+        client.send(b"1\r\nx\r\n")
+    assert (await client.response()).status == 408
+    await house.settled(upstream)
 
 
 async def test_a_client_that_stops_reading_is_cut_off(world: Any) -> None:

@@ -17,6 +17,7 @@ from router.errors import (
     NotImplementedMethod,
     ProtocolError,
     RouterError,
+    TargetTooLong,
     VersionNotSupported,
 )
 from router.net.heads import RequestHeads, ResponseHeads, split_head
@@ -51,8 +52,11 @@ def test_empty_lines_before_a_head_are_dropped() -> None:
 
 @pytest.mark.parametrize("data", [b"G" * 101, b"G" * 98 + b"\r\n\r\n", b"G" * 300 + b"\r\n\r\n"])
 def test_a_head_over_the_limit(data: bytes) -> None:
+    """Told apart from a first line over the limit, as RFC 9112 §3 asks for."""
     with pytest.raises(HeadTooLarge):
-        split_head(data, 100)
+        split_head(b"GET / HTTP/1.1\r\n" + data, 100)
+    with pytest.raises(TargetTooLong):
+        split_head(data[:95] + b"G" * 20 + data[95:], 100)
 
 
 def test_a_head_of_exactly_the_limit() -> None:

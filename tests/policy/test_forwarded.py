@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.policy.forwarded import client_of, forwarded_lines
+from router.policy.forwarded import client_of, forwarded_lines, forwarded_start, with_host
 
 
 def trusts(address: str) -> bool:
@@ -55,6 +55,13 @@ def test_a_trusted_peer_without_an_address_adds_none() -> None:
     )
 
 
+def test_where_no_address_is_known_there_is_no_for_line() -> None:
+    assert client_of("", "http", "a.test", [], trusts, forwarded=True) == (
+        "",
+        'X-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\nForwarded: for=unknown;proto=http;host="a.test"\r\n',
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "proto"),
     [
@@ -81,3 +88,96 @@ def test_the_host_that_a_trusted_peer_was_asked_for_is_kept() -> None:
     given = said(b"shop.test", name=b"x-forwarded-host")
     assert client_of("10.0.0.1", "http", "a.test", given, trusts)[1].endswith("X-Forwarded-Host: shop.test\r\n")
     assert client_of("10.0.0.1", "http", "a.test", [], trusts)[1].endswith("X-Forwarded-Host: a.test\r\n")
+
+
+# Forwarded (RFC 7239)
+
+
+@pytest.mark.parametrize(
+    ("peer", "node"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:DB8::1", '"[2001:db8::1]"'),
+        ("fe80::1%eth0", '"[fe80::1]"'),
+        ("", "unknown"),
+        ("somebody", "unknown"),
+    ],
+)
+def test_forwarded_for_a_peer_that_speaks_for_itself(peer: str, node: str) -> None:
+    start = forwarded_start(peer, "https")
+    assert start.decode() == f"{forwarded_lines(peer, 'https')}Forwarded: for={node};proto=https"
+    lines = with_host(start, b"a.test:8080")
+    assert lines == start + b';host="a.test:8080"\r\nX-Forwarded-Host: a.test:8080\r\n'
+
+
+def test_a_host_is_quoted_and_none_is_left_out() -> None:
+    start = forwarded_start("192.0.2.1", "http")
+    assert with_host(start, b"[::1]:80").endswith(b';host="[::1]:80"\r\nX-Forwarded-Host: [::1]:80\r\n')
+    assert with_host(start, b'a";for=x\\').startswith(start + b';host="a\\";for=x\\\\"\r\n')
+    assert with_host(start, b"") == start + b"\r\nX-Forwarded-Host: \r\n"
+
+
+def believed(*values: bytes, **options: bool) -> tuple[str, list[str]]:
+    """The client, and the values of For, Proto, Host and, by option, Forwarded."""
+    client, lines = client_of("10.0.0.1", "http", "a.test", said(*values, name=b"forwarded"), trusts, **options)
+    assert lines.endswith("\r\n")
+    return client, [line.partition(": ")[2] for line in lines.split("\r\n")[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "client", "chain", "proto", "host"),
+    [
+        ([b"for=192.0.2.1"], "192.0.2.1", "192.0.2.1, 10.0.0.1", "http", "a.test"),
+        ([b"for=192.0.2.1;proto=https;host=b.test"], "192.0.2.1", "192.0.2.1, 10.0.0.1", "https", "b.test"),
+        ([b'For="192.0.2.1:4711" ; PROTO=HTTPS ;'], "192.0.2.1", "192.0.2.1, 10.0.0.1", "https", "a.test"),
+        ([b'for="[2001:db8::1]:80";host="b.test:8080"'], "2001:db8::1", "2001:db8::1, 10.0.0.1", "http", "b.test:8080"),
+        ([b'for="192.0.2.\\1"'], "192.0.2.1", "192.0.2.1, 10.0.0.1", "http", "a.test"),
+        (
+            [b"for=6.6.6.6;proto=https, for=192.0.2.1;host=b.test, for=10.9.9.9;host=c.test"],
+            "192.0.2.1",
+            "6.6.6.6, 192.0.2.1, 10.9.9.9, 10.0.0.1",
+            "http",
+            "b.test",
+        ),
+        ([b"for=192.0.2.1", b"for=10.9.9.9"], "192.0.2.1", "192.0.2.1, 10.9.9.9, 10.0.0.1", "http", "a.test"),
+        ([b"for=10.1.1.1;proto=https,for=10.2.2.2"], "10.1.1.1", "10.1.1.1, 10.2.2.2, 10.0.0.1", "https", "a.test"),
+        ([b"for=unknown;proto=https"], "unknown", "unknown, 10.0.0.1", "https", "a.test"),
+        ([b"for=_hidden"], "_hidden", "_hidden, 10.0.0.1", "http", "a.test"),
+        ([b'for="evil\x01;x"'], "unknown", "unknown, 10.0.0.1", "http", "a.test"),
+        ([b"proto=https"], "10.0.0.1", "10.0.0.1", "https", "a.test"),
+        ([b"by=10.9.9.9;secret=x"], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b'for=192.0.2.1;proto=ftp;host="a/b"'], "192.0.2.1", "192.0.2.1, 10.0.0.1", "http", "a.test"),
+        ([b" , for=192.0.2.1 ,, "], "192.0.2.1", "192.0.2.1, 10.0.0.1", "http", "a.test"),
+        # What is no Forwarded field is as if it was not sent.
+        ([b"for=192.0.2.1;for=192.0.2.2"], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b"for=2001:db8::1"], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b'for="192.0.2.1'], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b"for"], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b"for = 192.0.2.1"], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b""], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+        ([b'for="' + b"\\" * 20_000], "10.0.0.1", "10.0.0.1", "http", "a.test"),
+    ],
+)
+def test_a_trusted_peer_that_sends_forwarded_alone_is_believed(
+    values: list[bytes], client: str, chain: str, proto: str, host: str
+) -> None:
+    assert believed(*values) == (client, [chain, proto, host])
+
+
+def test_what_a_trusted_peer_sent_is_extended() -> None:
+    assert believed(b"for=192.0.2.1;by=_x", b'for="[::2]"', forwarded=True)[1][3] == (
+        'for=192.0.2.1;by=_x, for="[::2]", for=10.0.0.1;proto=http;host="a.test"'
+    )
+    assert believed(b"broken;;=", forwarded=True)[1][3] == 'for=10.0.0.1;proto=http;host="a.test"'
+
+
+def test_x_forwarded_fields_outweigh_forwarded_and_stand_in_for_it() -> None:
+    both = [*said(b"192.0.2.7, ::7, spoof\xfed"), (b"forwarded", b"for=192.0.2.1;proto=https;host=b.test")]
+    client, lines = client_of("10.0.0.1", "http", "a.test", both, trusts, forwarded=True)
+    assert client == "spoof\xfed"
+    assert "X-Forwarded-Proto: http\r\nX-Forwarded-Host: a.test\r\n" in lines
+    assert lines.endswith('Forwarded: for=192.0.2.1;proto=https;host=b.test, for=10.0.0.1;proto=http;host="a.test"\r\n')
+    lines = client_of("", "http", "", both[:1], trusts, forwarded=True)[1]
+    assert lines.endswith('Forwarded: for=192.0.2.7, for="[::7]", for=unknown, for=unknown;proto=http\r\n')
+    proto = [(b"x-forwarded-proto", b"http"), (b"forwarded", b"for=192.0.2.1;proto=https")]
+    assert "X-Forwarded-Proto: http\r\n" in client_of("10.0.0.1", "https", "a.test", proto, trusts)[1]

@@ -9,19 +9,25 @@ import pytest
 
 from router import EndpointSpec
 from router.config import (
+    AnswerConfig,
     Config,
     Duration,
     EjectionConfig,
+    HeadersConfig,
     LimitsConfig,
     ListenerConfig,
     PoolConfig,
+    PoolShare,
     PoolTimeouts,
     RetryConfig,
+    RewriteConfig,
     RouteConfig,
     ServerConfig,
     Share,
     Size,
+    SizeLimit,
 )
+from router.model import Response
 from router.policy.table import Parts, Table, build_table
 from router.testing import make_exchange
 
@@ -79,6 +85,60 @@ def test_routes_name_their_pools() -> None:
     assert table.routes.match(make_exchange(target="/?q", headers={"X-A": "1"})) is second
     assert table.routes.match(make_exchange()) is None
     assert (table.version, table.health_path) == (3, "")
+
+
+def route_of(**settings: Any) -> Any:
+    [route] = built(config((ONE, TWO), (RouteConfig(**settings),))).routes.routes
+    return route
+
+
+def test_a_route_that_only_passes_on_has_no_actions() -> None:
+    route = route_of(pool="one")
+    assert (route.split, route.answer, route.rewriting, route.max_body, route.plain) == (None, None, None, NEVER, True)
+
+
+def test_a_route_may_split_its_requests() -> None:
+    route = route_of(pools=(PoolShare("two", 1), PoolShare("one", 3)), split_by="client")
+    assert [(pool.name, share) for pool, share in route.split.pools] == [("two", 0.25), ("one", 0.75)]
+    assert route.pool.name == "two"
+    assert not route.plain
+    assert route.split.choose(make_exchange(), random.Random(1)).name in ("one", "two")
+    alone = route_of(pools=(PoolShare("two", 9),))
+    assert (alone.pool.name, alone.split, alone.plain) == ("two", None, True)
+
+
+def test_a_route_may_answer_itself() -> None:
+    fields = HeadersConfig({"X-A": "1"}, ("Content-Type",))
+    route = route_of(answer=AnswerConfig(body="x"), response_headers=fields)
+    assert (route.pool, route.split, route.rewriting, route.plain) == (None, None, None, False)
+    assert route.answer.response(make_exchange()) == Response(200, b"x", ((b"X-A", b"1"),))
+    for answer, status in (
+        (AnswerConfig(410), 410),
+        (AnswerConfig(redirect="/x"), 308),
+        (AnswerConfig(302, redirect="/x"), 302),
+    ):
+        assert route_of(answer=answer).answer.response(make_exchange()).status == status
+
+
+def test_a_route_may_rewrite_and_limit() -> None:
+    lines = b"\r\nHost: a\r\nx_user: b\r\nA: c\r\n"
+    route = route_of(
+        pool="one",
+        max_body=SizeLimit(7),
+        rewrite=RewriteConfig("/a", "/b", "c.test"),
+        request_headers=HeadersConfig({"X-User": "d"}, ("A",)),
+        response_headers=HeadersConfig({"B": "1"}, ("x-user",)),
+    )
+    assert (route.max_body, route.plain) == (7, False)
+    assert route.rewriting.request("/a/x", lines) == ("/b/x", b"\r\nHost: c.test\r\nX-User: d\r\n")
+    assert route.rewriting.response(lines) == lines + b"B: 1\r\n"
+    assert route_of(pool="one", max_body=SizeLimit(0)).plain is False
+    assert route_of(pool="one", response_headers=HeadersConfig(remove=("A",))).rewriting.moves is False
+
+
+def test_whether_forwarded_is_written_is_a_setting() -> None:
+    assert [built(config((ONE,), (), forwarded=on)).forwarded for on in (True, False)] == [True, False]
+    assert built(config((ONE,), ())).forwarded is False
 
 
 def test_pools_hold_their_endpoints_ready_to_go() -> None:
