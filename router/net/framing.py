@@ -1,6 +1,6 @@
 """Chunked bodies (RFC 9112 §7.1): finds their end, refuses what is ambiguous, drops extensions and trailers.
 
-No I/O. What comes out is either the same body in plain chunks again, or its payload alone for an HTTP/1.0 client.
+No I/O. What comes out is either the same chunks, sizes spelled in one way, or the payload alone for an HTTP/1.0 client.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ _LONGEST_LINE = 4096
 _MOST_TRAILERS = 16 << 10
 #: Bytes of all extensions together (RFC 9112 §7.1.1).
 _MOST_EXTENSIONS = 16 << 10
+#: The last chunk, and no trailers.
+_END = b"0\r\n\r\n"
 
 
 class BadFraming(ValueError):
@@ -26,13 +28,26 @@ class BadFraming(ValueError):
 class Chunked:
     """Reads one chunked body piece by piece."""
 
-    __slots__ = ("_extensions", "_left", "_payload_only", "_step", "_tail", "_trailers", "done", "extra", "payload")
+    __slots__ = (
+        "_extensions",
+        "_from",
+        "_left",
+        "_payload_only",
+        "_step",
+        "_tail",
+        "_trailers",
+        "done",
+        "extra",
+        "payload",
+    )
 
     def __init__(self, *, payload_only: bool = False) -> None:
         self._payload_only = payload_only
         self._tail = b""
         self._left = 0
         self._trailers = self._extensions = 0
+        #: Where, in the bytes at hand, that begins which is passed on as it came.
+        self._from = 0
         self._step: Callable[[bytes, int, list[bytes]], int] = self._size
         self.done = False
         #: Bytes of the body so far, without its framing.
@@ -49,7 +64,7 @@ class Chunked:
         if self._tail:
             data, self._tail = self._tail + data, b""
         out: list[bytes] = []
-        at = 0
+        at = self._from = 0
         while not self.done:
             reached = self._step(data, at, out)
             if reached < 0:
@@ -58,7 +73,18 @@ class Chunked:
             at = reached
         if self.done and at < len(data):
             self.extra = data[at:]
+        if self._payload_only:
+            return b"".join(out)
+        if not out and at == len(data):
+            return data
+        self._skip(data, at, at, out)
         return b"".join(out)
+
+    def _skip(self, data: bytes, start: int, end: int, out: list[bytes]) -> None:
+        """Leaves out what stands between two places."""
+        if not self._payload_only:
+            out.append(data[self._from : start])
+            self._from = end
 
     # Each step returns where the next one starts, or -1 if it needs more bytes than there are.
 
@@ -79,26 +105,39 @@ class Chunked:
         found = _SIZE.fullmatch(data, at, end)
         if found is None:
             raise BadFraming("a chunk's size is not a hexadecimal number")
+        self._left = int(found[1], 16)
         self._extensions += end - found.end(1)
         if self._extensions > _MOST_EXTENSIONS:
             raise BadFraming("the extensions of the chunked body are too large")
-        self._left = int(found[1], 16)
-        self._step = self._data if self._left else self._trailer
+        if not self._left:
+            return self._last(data, at, end, out)
+        plain = b"%x" % self._left
+        if data[at:end] != plain and not self._payload_only:
+            self._skip(data, at, end, out)
+            out.append(plain)
+        self._step = self._data
+        return end + 2
+
+    def _last(self, data: bytes, at: int, end: int, out: list[bytes]) -> int:
+        if data.startswith(_END, at):
+            self.done = True
+            return at + len(_END)
+        # Nothing of the end is passed on before all of it is here: half an end may look like a whole one.
+        self._skip(data, at, end + 2, out)
+        self._step = self._trailer
         return end + 2
 
     def _data(self, data: bytes, at: int, out: list[bytes]) -> int:
-        piece = data[at : at + self._left]
-        if not piece:
+        size = min(self._left, len(data) - at)
+        if not size:
             return -1
-        self._left -= len(piece)
-        self.payload += len(piece)
+        self._left -= size
+        self.payload += size
         if self._payload_only:
-            out.append(piece)
-        else:
-            out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            out.append(data[at : at + size])
         if not self._left:
             self._step = self._data_end
-        return at + len(piece)
+        return at + size
 
     def _data_end(self, data: bytes, at: int, out: list[bytes]) -> int:
         end = data[at : at + 2]
@@ -113,16 +152,18 @@ class Chunked:
         end = self._line(data, at)
         if end < 0:
             return -1
-        if end > at:
-            self._trailers += end - at
-            if self._trailers > _MOST_TRAILERS:
-                raise BadFraming("the trailers of the chunked body are too large")
-            if _TRAILER.fullmatch(data, at, end) is None:
-                raise BadFraming("a trailer of the chunked body is no field")
+        if end == at:
+            self.done = True
+            self._skip(data, at, end + 2, out)
+            if not self._payload_only:
+                out.append(_END)
             return end + 2
-        self.done = True
-        if not self._payload_only:
-            out.append(b"0\r\n\r\n")
+        self._trailers += end - at
+        if self._trailers > _MOST_TRAILERS:
+            raise BadFraming("the trailers of the chunked body are too large")
+        if _TRAILER.fullmatch(data, at, end) is None:
+            raise BadFraming("a trailer of the chunked body is no field")
+        self._skip(data, at, end + 2, out)
         return end + 2
 
 

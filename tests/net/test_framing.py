@@ -106,7 +106,13 @@ def test_extensions_and_trailers_are_dropped() -> None:
 
 
 def test_a_piece_of_a_chunk_is_passed_on_before_the_chunk_is_whole() -> None:
-    assert decoded(Chunked().feed(b"ff\r\nsome") + b"0\r\n\r\n") == b"some"
+    assert Chunked().feed(b"ff\r\nsome") == b"ff\r\nsome"
+
+
+def test_nothing_of_the_end_is_passed_on_before_all_of_it_is_here() -> None:
+    body = Chunked()
+    assert [body.feed(bytes([byte])) for byte in b"0\r\nA: b\r\n\r"] == [b""] * 10
+    assert (body.feed(b"\n"), body.done) == (b"0\r\n\r\n", True)
 
 
 def test_replay_holds_what_is_small() -> None:

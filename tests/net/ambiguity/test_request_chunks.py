@@ -163,7 +163,7 @@ LATE = [
     ("lf-in-an-extension", b"5\r\nhello\r\n", b"0;\n\r\n\r\n", b"5\r\nhello\r\n"),
     ("bad-trailer", b"5\r\nhello\r\n", b"0\r\nX: a\x00\r\n\r\n", b"5\r\nhello\r\n"),
     ("end-of-connection", b"5\r\nhello\r\n", None, b"5\r\nhello\r\n"),
-    ("end-of-connection-inside-a-chunk", b"5\r\nhello\r\n", b"5\r\nwor", b"5\r\nhello\r\n3\r\nwor\r\n"),
+    ("end-of-connection-inside-a-chunk", b"5\r\nhello\r\n", b"5\r\nwor", b"5\r\nhello\r\n5\r\nwor"),
     ("end-of-connection-before-the-last-line", b"5\r\nhello\r\n", b"0\r\n", b"5\r\nhello\r\n"),
 ]
 

@@ -197,7 +197,7 @@ CUT = [
         (CHUNKED + b"5\r\nhello\r\n",),
         {"ends": True},
     ),
-    ("chunked-short-in-a-chunk", CHUNKED + b"5\r\nhel", (CHUNKED + b"3\r\nhel\r\n",), {"ends": True}),
+    ("chunked-short-in-a-chunk", CHUNKED + b"5\r\nhel", (CHUNKED + b"5\r\nhel",), {"ends": True}),
     ("chunked-without-a-chunk", CHUNKED, (CHUNKED,), {"ends": True}),
     (
         "chunked-short-to-http-1.0",
