@@ -65,7 +65,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # queue_timeout = "1s"  # how long they wait
 
 # [pools.retry]
-# attempts = 2  # tries of one request, the first included
+# attempts = 2  # further tries of a request, after the first
 # on = ["connect", "reset", "timeout"]  # also "5xx", or single statuses such as "503"
 # attempt_timeout = "none"  # for the head of one try's response
 # buffer = "64KiB"  # of a request's body, held for sending it again

@@ -21,6 +21,7 @@ __all__ = [
     "MethodNotAllowed",
     "Misdirected",
     "NoRoute",
+    "NotImplementedCoding",
     "NotImplementedMethod",
     "NothingReady",
     "Overloaded",
@@ -113,6 +114,12 @@ class NotImplementedMethod(ClientError):
     status = 501
     kind = "method_not_implemented"
     title = "This method is not known here."
+
+
+class NotImplementedCoding(ClientError):
+    status = 501
+    kind = "coding_not_implemented"
+    title = "This transfer coding is not known here."
 
 
 class VersionNotSupported(ClientError):

@@ -55,8 +55,11 @@ class Ask(Reply, eq=False):
             self._runtime.write_pieces(conn.transport, (head, *replay.pieces))
         else:
             self._runtime.write(conn.transport, head)
-        if self.expects and not replay.pieces:
-            self._client.write(_CONTINUE)
+        if self.expects:
+            self.expects = False
+            if not replay.pieces:
+                self._client.write(_CONTINUE)
+            self._client.wait_for_client()
         self._trim(replay)
         self._client.resume()
 
@@ -108,4 +111,6 @@ class Ask(Reply, eq=False):
         if error is not None:
             level = logging.DEBUG if error.source == "client" else logging.WARNING
             exchange = self.exchange
-            log.log(level, "request %s, pool %r: %s: %r", exchange.id, exchange.pool, error.kind, error.detail)
+            tried = exchange.tried[-1].identity if exchange.tried else "none"
+            said = "request %s, pool %r, endpoint %r: %s: %r"
+            log.log(level, said, exchange.id, exchange.pool, tried, error.kind, error.detail)

@@ -107,7 +107,7 @@ class ClientConnection(ClientWire):
 
     def resume_writing(self) -> None:
         self.is_full = False
-        self._wait_for_client()
+        self.wait_for_client()
         if self._forward is not None:
             self._forward.client_drained()
         elif not self._parsing:
@@ -115,7 +115,7 @@ class ClientConnection(ClientWire):
 
     def resume(self) -> None:
         super().resume()
-        self._wait_for_client()
+        self.wait_for_client()
 
     def expired(self) -> None:
         """Called by the sweeper."""
@@ -126,6 +126,8 @@ class ClientConnection(ClientWire):
         if self._paused and not self.is_full and not self._lingering:
             # Not late with anything: this was only a look at whether it is still there.
             self.abort() if self.has_left() else self._due_in(LOOK)
+        elif self.may_linger():
+            return
         elif self.is_full and self.is_taking():
             self._due_in(self._listener.timeouts.stream)
         elif self._forward is not None and self.body is not None and not stuck:
@@ -137,13 +139,14 @@ class ClientConnection(ClientWire):
         else:
             self.transport.close()
 
-    def _wait_for_client(self) -> None:
+    def wait_for_client(self) -> None:
         """Sets what the client may be late with: a piece of its body, the next request, or nothing."""
         if self._forward is None:
             self._due_in(self._listener.timeouts.idle)
-        elif self.body is not None:
+        elif self.body is not None and not self._forward.expects:
             self._due_in(self._listener.timeouts.stream)
         else:
+            # A client that waits for "100 Continue" cannot be late.
             self.deadline = _NEVER
 
     # Requests
@@ -185,10 +188,10 @@ class ClientConnection(ClientWire):
         try:
             opened = open_exchange(head, self, self._listener, self._vouched, runtime)
         except RouterError as error:
-            self._refuse(error, Headers(head))
+            self._refuse(error, head)
             return
         exchange, given, vouched, length, expects, closes, key = opened
-        if runtime.table.health_path and self._health(exchange, closes or length != 0):
+        if runtime.table.health_path and self._health(exchange, closes or length != 0, length != 0):
             return
         forward = self._forward = Forward(self, runtime, exchange, given, vouched, closes)
         if length and not self._begin_body(forward, length, expects):
@@ -197,27 +200,25 @@ class ClientConnection(ClientWire):
             forward.key = key
         forward.start()
         if self.body is not None and self._forward is forward:
-            self._wait_for_client()
+            self.wait_for_client()
 
-    def _health(self, exchange: Exchange, closes: bool) -> bool:
+    def _health(self, exchange: Exchange, closes: bool, unread: bool) -> bool:
         """Answers for the router's own health; False if the request is for somebody else."""
         runtime = self._runtime
         answer = health_response(exchange, runtime.table.health_path, draining=runtime.draining, closes=closes)
         if answer is None:
             return False
         self.write(answer)
-        if closes:
-            self._leave()
-        else:
-            self._wait_for_client()
+        self.linger() if unread else self._leave() if closes else self.wait_for_client()
         return True
 
-    def _refuse(self, error: RouterError, headers: Headers | None = None) -> None:
+    def _refuse(self, error: RouterError, head: bytes = b"") -> None:
         """Answers a request that never became an exchange, and closes."""
         request_id = self._runtime.new_id()
         self._listener.refused(error, request_id)
         close = b"Connection: close\r\n"
-        self.write(error_response(error, request_id=request_id, headers=headers, connection=close))
+        mute, told = head.startswith(b"HEAD "), Headers(head)
+        self.write(error_response(error, request_id=request_id, headers=told, head_only=mute, connection=close))
         self.linger()
 
     def _begin_body(self, forward: Forward, length: int, expects: bool) -> bool:
@@ -252,7 +253,7 @@ class ClientConnection(ClientWire):
         if body.done or body.recent >= _LEAST:
             # Who sends a few bytes now and then keeps a connection, and an endpoint's, for as long as it likes.
             body.recent = 0
-            self._wait_for_client()
+            self.wait_for_client()
         if piece or body.done:
             forward.feed(piece, body.done)
 

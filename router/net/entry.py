@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
-from router.errors import BadRequest, BodyTooLarge, NoRoute, RouterError
+from router.errors import BadRequest, BodyTooLarge, InternalError, NoRoute, RouterError
 from router.net.ask import Ask
 from router.net.filtering import run_filters
 from router.policy.dispatch import Dispatch
@@ -13,6 +14,8 @@ from router.policy.pool import Pool
 from router.policy.routes import Route
 
 __all__ = ["Entry"]
+
+log = logging.getLogger("router")
 
 _NEVER = float("inf")
 
@@ -51,13 +54,18 @@ class Entry(Ask, eq=False):
     async def _filter(self, route: Route) -> None:
         result = await run_filters(route.filters, self.exchange)
         self._filtering = None
-        if isinstance(result, RouterError):
-            self.fail(result)
-        elif result is not None and not self._over:
-            self._answer(result)
-            self._close(None, self._runtime.clock())
-        elif not self._over:
-            self._act(route)
+        try:
+            if isinstance(result, RouterError):
+                self.fail(result)
+            elif result is not None and not self._over:
+                self._answer(result)
+                self._close(None, self._runtime.clock())
+            elif not self._over:
+                self._act(route)
+        except Exception as error:
+            # Nobody waits for this task: without an answer the client would wait for ever.
+            log.error("request %s: what a filter answered cannot be written: %r", self.exchange.id, error)
+            self.fail(InternalError("a filter's answer"))
 
     def _act(self, route: Route) -> None:
         """Does what the route says besides naming a pool."""

@@ -30,6 +30,7 @@ from router.policy.plain import BODY_CHUNKED, ResponseHead
 __all__ = ["HEAD_END", "RequestHeads", "ResponseHeads", "final_head", "split_head", "without_body"]
 
 HEAD_END = b"\r\n\r\n"
+_BLANK = re.compile(rb"(?:\r\n)++")
 _VERSION = re.compile(rb"[^\r\n]* HTTP/([0-9]\.[0-9])\r\n")
 
 #: A field that a 204 must not have (RFC 9110 §8.6).
@@ -45,9 +46,10 @@ def split_head(data: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         HeadTooLarge: it is longer than `max_bytes`, whole or not. TargetTooLong: its first line is. BadRequest: a line
         ends without CR LF.
     """
-    while data.startswith(b"\r\n"):
+    blank = _BLANK.match(data)
+    if blank is not None:
         # Empty lines before a request (RFC 9112 §2.2).
-        data = data[2:]
+        data = data[blank.end() :]
     end = data.find(HEAD_END) + 4
     if end > max_bytes or (end == 3 and len(data) > max_bytes):
         if data.find(b"\r\n", 0, max_bytes) < 0:

@@ -77,17 +77,18 @@ def _open_parsed(
         except ValueError as error:
             raise BadRequest(str(error)) from None
     if target[0] != "/" or "#" in target or message.method == "CONNECT":
-        secured = listener.scheme == "https" or vouched is None
+        secured = listener.scheme == "https" or runtime.table.trusts(peer)
         target, host, fields = origin_form(message.method, target, host, fields, secured)
-        lines = lines_of(fields)
-    elif not host:
-        # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
-        fields = (*(field for field in fields if field[0].lower() != b"host"), (b"Host", listener.authority))
         lines = lines_of(fields)
     else:
         lines = head[head.find(b"\r\n") : -2]
+    if not host:
+        # HTTP/1.0 may leave it out; HTTP/1.1, in which the request goes on, may not.
+        fields = (*(field for field in fields if field[0].lower() != b"host"), (b"Host", listener.authority))
+        lines = lines_of(fields)
     if not host.isascii():
         raise BadRequest("the Host field is not ASCII")
+    authority = listener.authority.decode()
     first = f"{message.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape")
     sent = first + lines
     lines, length, expects, request_id, forwarded, options = read_request(fields, lines)
@@ -103,9 +104,11 @@ def _open_parsed(
     if vouched is None:
         table = runtime.table
         heard = forwarded if table.trusts(peer) else []
-        client, said = client_of(peer, listener.scheme, host, heard, table.trusts, forwarded=table.forwarded)
+        client, said = client_of(
+            peer, listener.scheme, host or authority, heard, table.trusts, forwarded=table.forwarded
+        )
     else:
-        client, said = peer, vouched.decode("latin-1") + f"{host or listener.authority.decode()}\r\n"
+        client, said = peer, vouched.decode("latin-1") + f"{host or authority}\r\n"
     request_id = request_id or runtime.new_id()
     exchange = Exchange(
         message.method,

@@ -141,9 +141,10 @@ class Reply(msgspec.Struct, eq=False):
     def _answer(self, answer: Response) -> None:
         """A filter's response."""
         self._close_if_unread()
-        self.exchange.status = answer.status
         head_only, connection = self.exchange.method == "HEAD", self._connection()
-        self._client.write(given_response(answer, head_only=head_only, connection=connection))
+        data = given_response(answer, head_only=head_only, connection=connection)
+        self.exchange.status = answer.status
+        self._client.write(data)
 
     def _close_if_unread(self) -> None:
         self.closes = self.closes or self._runtime.draining or self._client.body is not None

@@ -136,6 +136,13 @@ class Runtime:
 
 def wake(pool: Pool) -> None:
     """Lets waiting exchanges go on, first come first served, while there is room."""
-    while (ticket := pool.grant()) is not None:
-        if ticket.wake is not None:
-            ticket.wake()
+    if pool.waking:
+        # Called by one that was woken and ended at once: the loop below goes on with what that has freed.
+        return
+    pool.waking = True
+    try:
+        while (ticket := pool.grant()) is not None:
+            if ticket.wake is not None:
+                ticket.wake()
+    finally:
+        pool.waking = False

@@ -99,8 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
         return self.transport is not None and not self.transport.is_closing()
 
     def pause(self) -> None:
-        """Stops reading until `resume`; the endpoint is not blamed for the client's slowness meanwhile."""
-        # One whose response is complete is idle already, and has to hear of its end.
+        """Stops reading until `resume`, without blame for it; not if it is idle already, to hear of its end."""
         if self._sink is not None and self.is_alive():
             self.deadline = _NEVER
             self.transport.pause_reading()
@@ -108,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self.is_alive() and self._sink is not None:
             self.transport.resume_reading()
-            self.deadline = self._home.runtime.clock() + self._home.stream_timeout
+            self.deadline = self._body_due(self._home.runtime.clock())
 
     # Called by the loop
 
@@ -144,7 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._sink is not None:
-            self.deadline = _NEVER
+            self.deadline = self._body_due(self._home.runtime.clock()) if self._body is not None else _NEVER
             if self.request_done:
                 self.request_sent()
             self._sink.on_drained()
@@ -173,8 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
                 found = runtime.plain_responses.read(head, self._home) or self._parsed(head, data)
                 if found is not None:
                     self._final(found, data)
-                    return
-                if self._sink is None:
+                if found is not None or self._sink is None:
                     return
             if len(data) > runtime.max_head:
                 raise ProtocolError("the response's head is too large")
@@ -255,7 +253,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._settle(now)
         else:
             self._body = body
-            self.deadline = now + self._home.stream_timeout
+            self.deadline = self._body_due(now)
+
+    def _body_due(self, now: float) -> float:
+        """When the next piece of the response is late: it, or the whole exchange."""
+        return min(now + self._home.stream_timeout, self._exchange.deadline)
 
     # Ends
 
@@ -295,6 +297,4 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def _why(exc: Exception | None) -> str:
-    if exc is None:
-        return "end of stream"
-    return getattr(exc, "strerror", None) or type(exc).__name__
+    return "end of stream" if exc is None else getattr(exc, "strerror", None) or type(exc).__name__

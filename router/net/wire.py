@@ -21,6 +21,8 @@ __all__ = ["LOOK", "ClientWire"]
 
 #: Seconds that a client gets to read its answer before the connection closes.
 _LINGER = 2.0
+#: And while it does read.
+_LONGEST_LINGER = 60.0
 #: Seconds between two looks at whether a client that is not read is still there.
 LOOK = 1.0
 _NEVER = float("inf")
@@ -31,11 +33,23 @@ _RESET = struct.pack("ii", 1, 0)
 class ClientWire(asyncio.Protocol):
     """What ClientConnection is made upon; knows bytes and time, no requests."""
 
-    __slots__ = ("_lingering", "_paused", "_runtime", "_tail", "_tunnel", "_unread", "deadline", "is_full", "transport")
+    __slots__ = (
+        "_linger_until",
+        "_lingering",
+        "_paused",
+        "_runtime",
+        "_tail",
+        "_tunnel",
+        "_unread",
+        "deadline",
+        "is_full",
+        "transport",
+    )
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lingering = False
+        self._linger_until = _NEVER
         self._paused = False
         #: Bytes received and not looked at yet.
         self._tail = b""
@@ -68,6 +82,13 @@ class ClientWire(asyncio.Protocol):
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
+
+    def may_linger(self) -> bool:
+        """Whether a client that is to close still reads its answer; then it gets more time."""
+        if not self._lingering or self._runtime.clock() > self._linger_until or not self.is_taking():
+            return False
+        self._due_in(_LINGER)
+        return True
 
     def is_taking(self) -> bool:
         """Whether the client has taken anything since the last look: slow is not stuck."""
@@ -122,6 +143,8 @@ class ClientWire(asyncio.Protocol):
             return
         self._runtime.flush()
         self._lingering = True
+        self._unread = self.unread()
+        self._linger_until = self._runtime.clock() + _LONGEST_LINGER
         self.resume()
         self._due_in(_LINGER)
         if self.transport.can_write_eof():

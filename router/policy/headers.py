@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
+from router.errors import BadRequest, ExpectationFailed, NotImplementedCoding, ProtocolError, RouterError
 from router.policy.fields import (
     CODING,
     CONNECTION,
@@ -75,7 +75,7 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
         lines: the same fields as they came, from the end of the first line to the end of the last field.
 
     Raises:
-        BadRequest: ambiguous framing. NotImplementedMethod: a transfer coding besides chunked.
+        BadRequest: ambiguous framing. NotImplementedCoding: a transfer coding besides chunked.
         ExpectationFailed: an expectation besides 100-continue.
     """
     length, request_id = 0, ""
@@ -94,7 +94,7 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
         elif code == CODING:
             if seen_length or length:
                 raise BadRequest("Transfer-Encoding is repeated, or stands beside Content-Length")
-            _check_coding(value, NotImplementedMethod if _last(value) == b"chunked" else BadRequest)
+            _check_coding(value, NotImplementedCoding if _last(value) == b"chunked" else BadRequest)
             length = BODY_CHUNKED
         else:
             dropped.append(field)

@@ -65,6 +65,8 @@ class Pool(Roster):
         self.when_few_ready = when_few_ready
         self.on_unready = on_unready
         self.queue = Queue()
+        #: Whether waiting exchanges are being woken right now.
+        self.waking = False
         #: Exchanges admitted and not yet over.
         self.in_flight = 0
         #: Called with a plugin that raised.
@@ -166,7 +168,8 @@ class Pool(Roster):
 
     def told(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         """Takes the outcome of a closed lease: probation first, then the detectors."""
-        if outcome.result == "neutral":
+        # Of one that left the pool, a detector would keep what nobody ever makes it forget.
+        if outcome.result == "neutral" or self.members.get(endpoint.identity) is not endpoint:
             return
         again = endpoint.health.ejection.told(outcome.result == "success")
         if again == "again":

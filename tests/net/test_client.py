@@ -402,7 +402,7 @@ async def test_a_host_that_is_none_is_refused(world: Any, host: bytes) -> None:
     [
         (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 405, "method_not_allowed"),
         (b"FROBNICATE / HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_not_implemented"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "method_not_implemented"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "coding_not_implemented"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version_not_supported"),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505, "version_not_supported"),
         (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505, "version_not_supported"),

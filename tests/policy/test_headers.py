@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest, ExpectationFailed, NotImplementedMethod, ProtocolError, RouterError
+from router.errors import BadRequest, ExpectationFailed, NotImplementedCoding, ProtocolError, RouterError
 from router.policy import fields as fields_by_name
 from router.policy import headers
 from router.policy.headers import (
@@ -276,7 +276,7 @@ def test_chunked(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["gzip, chunked", "GZIP ,\tChunked", "identity, chunked", ", chunked"])
 def test_codings_under_chunks_are_not_implemented(value: str) -> None:
-    with pytest.raises(NotImplementedMethod):
+    with pytest.raises(NotImplementedCoding):
         request(fields(f"Transfer-Encoding: {value}"))
     with pytest.raises(ProtocolError):
         response(fields(f"Transfer-Encoding: {value}"))
