@@ -1,0 +1,96 @@
+"""Failures in a row: of the connection (connect, reset, timeout, broken body), or a status that counts as one.
+
+One success ends the row. Kept per endpoint: three counts and a phrase, only while its last request failed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from router import Eject, Endpoint, Options, Outcome, Tools
+
+__all__ = ["Consecutive", "ConsecutiveOptions"]
+
+Status = Annotated[int, Meta(ge=400, le=599)]
+
+
+class ConsecutiveOptions(Options, frozen=True):
+    """Defaults: FIELD's, which are Envoy's outlier detection with gateway failures only.
+
+    Args:
+        failures: so many in a row eject.
+        statuses: of a response, those that count as a failure; any other is a success.
+        any_5xx: every status from 500 on counts too.
+    """
+
+    failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    statuses: tuple[Status, ...] = (502, 503, 504)
+    any_5xx: bool = False
+
+
+class Consecutive:
+    """Ejects after so many failures in a row, and says so again at each further one."""
+
+    __slots__ = ("_any_5xx", "_failures", "_rows", "_statuses")
+
+    def __init__(self, options: ConsecutiveOptions, tools: Tools) -> None:
+        self._failures = options.failures
+        self._statuses = frozenset(options.statuses)
+        self._any_5xx = options.any_5xx
+        self._rows: dict[Endpoint, _Row] = {}
+
+    def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> Eject | None:
+        if outcome.result == "neutral":
+            return None
+        status = outcome.status
+        # A body that broke is a failure of the connection, whatever the status before it was.
+        answered = outcome.result == "success" or (outcome.phase == "head" and status > 0)
+        if answered and status not in self._statuses and not (self._any_5xx and status >= 500):
+            if self._rows:
+                self._rows.pop(endpoint, None)
+            return None
+        row = self._rows.get(endpoint)
+        if row is None:
+            row = self._rows[endpoint] = _Row()
+        row.add(f"status {status}" if answered else _phrase(outcome), connection=not answered)
+        if row.count < self._failures:
+            return None
+        return Eject(row.describe(), connection=row.connections >= self._failures)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        self._rows.pop(endpoint, None)
+
+
+class _Row:
+    """One row of failures."""
+
+    __slots__ = ("alike", "connections", "count", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: How many of the latest were alike, and how many failures of the connection.
+        self.alike = 0
+        self.connections = 0
+        self.last = ""
+
+    def add(self, phrase: str, *, connection: bool) -> None:
+        self.count += 1
+        self.connections = self.connections + 1 if connection else 0
+        self.alike = self.alike + 1 if phrase == self.last else 1
+        self.last = phrase
+
+    def describe(self) -> str:
+        if self.alike == self.count:
+            return f"{self.count} x {self.last} in a row"
+        return f"{self.count} failures in a row, the last: {self.last}"
+
+
+def _phrase(outcome: Outcome) -> str:
+    """ "connect failed", "timeout in head", "reset in body"."""
+    error = outcome.error
+    reason = "timeout" if isinstance(error, TimeoutError) else getattr(error, "reason", "failure")
+    if outcome.phase == "connect":
+        return "connect timed out" if reason == "timeout" else "connect failed"
+    return f"{reason} in {outcome.phase}" if outcome.phase else f"{reason}"
