@@ -171,7 +171,8 @@ def path_problem(text: str) -> Problem | None:
     if "." in segments or ".." in segments:
         return Problem("a path has no '.' or '..' segments: write it as it resolves")
     if "*" in text.removesuffix("/*"):
-        above = "/".join(["", *(part for part in segments if "*" not in part), "*"])
+        # What stands before the star is kept: a wider pattern than was meant would be a dangerous hint.
+        above = "/".join(["", *(named for part in segments if (named := part.replace("*", ""))), "*"])
         return Problem("'*' stands only for all below, as the last segment", f"such as {above!r}")
     return None
 

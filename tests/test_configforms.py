@@ -124,7 +124,7 @@ BAD = [
     (path_problem, "/a//b", "write '/a/b'"),
     (path_problem, "/a/../b", "as it resolves"),
     (path_problem, "/./b", "as it resolves"),
-    (path_problem, "/a*", "such as '/*'"),
+    (path_problem, "/a*", "such as '/a/*'"),
     (path_problem, "/a/*/b", "such as '/a/b/*'"),
     (path_problem, "/*/*", "such as '/*'"),
     (path_problem, "/ü", "ASCII"),
