@@ -128,12 +128,13 @@ class Router:
                 await self._hurry.wait()
         for listener in self._listeners:
             listener.stop_accepting()
+        began = runtime.clock()
         cut = await asyncio.gather(*(listener.drained(server.shutdown_timeout) for listener in self._listeners))
         for pool in self.table.pools.values():
             for endpoint in pool.members.values():
                 runtime.endpoint_is_gone(endpoint)
         if sum(cut):
-            log.warning("%d requests were cut off after %g s", sum(cut), server.shutdown_timeout)
+            log.warning("%d under way cut off after %.1f s", sum(cut), runtime.clock() - began)
         return 1 if sum(cut) else 0
 
     def _connect_table(self, runtime: Runtime) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from router.policy.normal import split_host
 
-__all__ = ["client_of", "forwarded_lines", "forwarded_start", "with_host"]
+__all__ = ["client_of", "forwarded_lines"]
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -39,16 +39,6 @@ def forwarded_lines(peer: str, scheme: str) -> str:
     """The lines for a peer that speaks for itself alone. A peer without an address (a unix socket) has no For line."""
     said = f"X-Forwarded-For: {peer}\r\n" if peer else ""
     return f"{said}X-Forwarded-Proto: {scheme}\r\n"
-
-
-def forwarded_start(peer: str, scheme: str) -> bytes:
-    """The same lines and a Forwarded field, up to its host; `with_host` ends it for each request."""
-    return f"{forwarded_lines(peer, scheme)}Forwarded: {_element(peer, scheme)}".encode()
-
-
-def with_host(start: bytes, host: bytes) -> bytes:
-    """All lines for a request of this host, X-Forwarded-Host among them; `start` is of forwarded_start."""
-    return b"%b%b\r\nX-Forwarded-Host: %b\r\n" % (start, _host_pair(host), host)
 
 
 def client_of(

@@ -126,6 +126,14 @@ class _Shapes(dict[tuple[bytes, ...], "Shape | int"]):
         self[names] = met + 1 if met < self.OFTEN else self._shape(names) or -1
         return None
 
+    def _other(self, head: bytes, sender: Sender) -> re.Match[bytes] | None:
+        """The match of a head that is not of the shape that its sender's last one had."""
+        shape = self.find(head)
+        match = shape.match(head) if shape is not None else None
+        if match is not None and shape is not None:
+            sender.shape = shape
+        return match
+
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
         codes = [self.codes[name] for name in names]
         once = [name.lower() for name, code in zip(names, codes, strict=True) if code != PLAIN]
@@ -169,18 +177,10 @@ class PlainRequests(_Shapes):
 
     def read(self, head: bytes, sender: Sender) -> RequestHead | None:
         """What a whole head says, or None if the parser has to be asked."""
-        shape = sender.shape
-        match = shape.match(head)
+        match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
-            known = self.find(head)
-            if known is None:
-                return None
-            shape = known
-            match = shape.match(head)
-            if match is None:
-                return None
-            sender.shape = shape
-        _, host, length, _, close, dropped, _, _ = shape
+            return None
+        _, host, length, _, close, dropped, _, _ = sender.shape
         if not host:
             return None
         if dropped:
@@ -200,18 +200,10 @@ class PlainResponses(_Shapes):
 
     def read(self, head: bytes, sender: Sender) -> ResponseHead | None:
         """What a whole head says, or None if the parser has to be asked."""
-        shape = sender.shape
-        match = shape.match(head)
+        match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
-            known = self.find(head)
-            if known is None:
-                return None
-            shape = known
-            match = shape.match(head)
-            if match is None:
-                return None
-            sender.shape = shape
-        _, _, length, chunked, close, dropped, has_date, has_id = shape
+            return None
+        _, _, length, chunked, close, dropped, has_date, has_id = sender.shape
         for group in dropped:
             start, end = match.span(group)
             head = head[:start] + head[end:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.policy.forwarded import client_of, forwarded_lines, forwarded_start, with_host
+from router.policy.forwarded import client_of, forwarded_lines
 
 
 def trusts(address: str) -> bool:
@@ -91,30 +91,6 @@ def test_the_host_that_a_trusted_peer_was_asked_for_is_kept() -> None:
 
 
 # Forwarded (RFC 7239)
-
-
-@pytest.mark.parametrize(
-    ("peer", "node"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:DB8::1", '"[2001:db8::1]"'),
-        ("fe80::1%eth0", '"[fe80::1]"'),
-        ("", "unknown"),
-        ("somebody", "unknown"),
-    ],
-)
-def test_forwarded_for_a_peer_that_speaks_for_itself(peer: str, node: str) -> None:
-    start = forwarded_start(peer, "https")
-    assert start.decode() == f"{forwarded_lines(peer, 'https')}Forwarded: for={node};proto=https"
-    lines = with_host(start, b"a.test:8080")
-    assert lines == start + b';host="a.test:8080"\r\nX-Forwarded-Host: a.test:8080\r\n'
-
-
-def test_a_host_is_quoted_and_none_is_left_out() -> None:
-    start = forwarded_start("192.0.2.1", "http")
-    assert with_host(start, b"[::1]:80").endswith(b';host="[::1]:80"\r\nX-Forwarded-Host: [::1]:80\r\n')
-    assert with_host(start, b'a";for=x\\').startswith(start + b';host="a\\";for=x\\\\"\r\n')
-    assert with_host(start, b"") == start + b"\r\nX-Forwarded-Host: \r\n"
 
 
 def believed(*values: bytes, **options: bool) -> tuple[str, list[str]]:
