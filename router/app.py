@@ -134,7 +134,7 @@ class Router:
             for endpoint in pool.members.values():
                 runtime.endpoint_is_gone(endpoint)
         if sum(cut):
-            log.warning("%d under way cut off after %.1f s", sum(cut), runtime.clock() - began)
+            log.warning("%d requests were cut off after %.1f s", sum(cut), runtime.clock() - began)
         return 1 if sum(cut) else 0
 
     def _connect_table(self, runtime: Runtime) -> None:
