@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -23,11 +24,13 @@ import uvloop
 from router.config import Config
 from router.configforms import parse_bind
 from router.model import Endpoint
-from router.net.runtime import Runtime
+from router.net.probes import Prober
+from router.net.runtime import Runtime, abandon_tasks
 from router.net.server import Listener
 from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
 from router.net.sweeper import tick_for
 from router.observe import Observers
+from router.policy.pool import Pool
 from router.policy.table import Table
 from router.prepare import Prepared
 
@@ -37,6 +40,8 @@ log = logging.getLogger("router")
 
 #: Seconds that plugins get to close.
 _CLOSING = 5.0
+#: Seconds that requests are kept waiting for the first round of probes.
+_FIRST_ROUND = 10.0
 #: Allocations, less what was freed, between two runs of the collector.
 _COLLECT_AFTER = 20_000
 #: mallopt(3): parameters, and the bytes of free memory that are kept.
@@ -98,6 +103,7 @@ class Router:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(runtime.sweeper.close)
             await self._start_plugins(stack)
+            await self._start_probes(stack)
             for sock, listener_config in zip(sockets, config.listeners, strict=True):
                 limit = listener_config.max_connections
                 listener = Listener(runtime, sock, listener_config.timeouts, max_connections=limit)
@@ -107,7 +113,9 @@ class Router:
             for line in self.describe():
                 announce(line)
             await self._stop.wait()
-            return await self._end(runtime)
+            code = await self._end(runtime)
+        await abandon_tasks(_CLOSING)
+        return code
 
     def stop(self) -> None:
         """Begins the end: called by signals. A second call cuts what is still under way."""
@@ -141,8 +149,14 @@ class Router:
         """Joins what policy announces to what net and observers do about it."""
 
         def changed(endpoint: Endpoint, cause: str) -> None:
-            log.info("pool %s, endpoint %s: %s", endpoint.pool, endpoint.identity, cause)
+            healthy = endpoint.health.is_healthy(runtime.clock())
+            # That everything is well at the start is no news.
+            quiet = healthy and self.table.pools[endpoint.pool].starting
+            level = logging.DEBUG if quiet else logging.INFO if healthy else logging.WARNING
+            log.log(level, "pool %s, endpoint %s: %s", endpoint.pool, endpoint.identity, cause)
             runtime.observers.endpoint_changed(endpoint, cause)
+            if not healthy and endpoint.connections is not None:
+                endpoint.connections.drop_idle()
 
         told: set[int] = set()
 
@@ -154,6 +168,7 @@ class Router:
 
         for pool in self.table.pools.values():
             pool.changed = changed
+            pool.said = functools.partial(log.warning, "pool %s: %s", pool.name)
             pool.gone = runtime.endpoint_is_gone
             pool.muted = muted
 
@@ -171,6 +186,32 @@ class Router:
                 await stack.enter_async_context(service.serve(self))
             except Exception as error:
                 raise StartError(f"service {name} did not start: {error!r}") from error
+
+    async def _start_probes(self, stack: contextlib.AsyncExitStack) -> None:
+        """The first round of probes comes before the first request: nobody is sent to a server that is down."""
+        assert self._runtime is not None
+        assert self._stop is not None
+        probers = [self._prober(pool) for pool in self.table.pools.values() if self._prepared.parts[pool.name].probe]
+        for prober in probers:
+            stack.push_async_callback(prober.close)
+            prober.sync()
+        if probers:
+            rounds = [asyncio.create_task(prober.first_round()) for prober in probers]
+            stopped = asyncio.create_task(self._stop.wait())
+            waiting = asyncio.gather(*rounds)
+            await asyncio.wait((waiting, stopped), timeout=_FIRST_ROUND, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            waiting.cancel()
+            await asyncio.gather(waiting, stopped, return_exceptions=True)
+        for pool in self.table.pools.values():
+            pool.started(self._runtime.clock())
+
+    def _prober(self, pool: Pool) -> Prober:
+        assert self._runtime is not None
+        parts = self._prepared.parts[pool.name]
+        prober = Prober(pool, parts.probe, parts.timing, clock=self._runtime.clock, rng=self._prepared.rng)
+        pool.updated = prober.sync
+        return prober
 
     # For plugins (api.Control) and people
 
@@ -200,7 +241,8 @@ class Router:
         for pool in config.pools:
             use = pool.selection if isinstance(pool.selection, str) else pool.selection.get("use")
             count = len(pool.endpoints)
-            lines.append(f"pool {pool.name}: {count} endpoint{'s' * (count != 1)}, {use}")
+            line = f"pool {pool.name}: {count} endpoint{'s' * (count != 1)}, {use}"
+            lines.append(line + self._describe_probe(pool.name))
         for broken in self._prepared.registry.broken:
             lines.append(f"plugin {broken.plugin} of {broken.distribution} is broken: {broken.reason}")
         used: dict[tuple[str, str, str], list[str]] = {}
@@ -210,6 +252,13 @@ class Router:
             lines.append(f"plugin {plugin} ({distribution} {version}): {', '.join(names)}")
         lines.append(raise_open_files())
         return lines
+
+    def _describe_probe(self, name: str) -> str:
+        parts, pool = self._prepared.parts[name], self.table.pools[name]
+        if parts.probe is None:
+            return ""
+        ready = sum(tier.ready_count for tier in pool.tiers)
+        return f", probed every {parts.timing.interval:g} s, {ready} ready"
 
 
 async def _closed(made: Any) -> None:

@@ -51,10 +51,12 @@ name = "web"  # what routes call it
 endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: URLs, or tables with url, weight, ...
 # selection = "least_request"  # who gets a request; `router plugins` lists the strategies
 # affinity = ""  # plugin that keeps a session on its server
-# detectors = []  # plugins that take failing servers out
+# probe = { use = "http", path = "/", interval = "2s", timeout = "1s", fall = 3, rise = 2 }  # example: asks servers
+# detectors = ["consecutive"]  # plugins that take failing servers out
 # ejection = { base = "30s", max = "300s", max_share = "10%" }  # how long they stay out, and how many at once
 # when_few_ready = "try_all"  # with too few servers ready: try them all, or "refuse"
 # few_ready = "0%"  # how many ready servers are too few
+# slow_start = { window = "0s", min = "10%" }  # how long a server that comes back takes to its full weight
 # prefer_zone = false  # servers of the router's own zone first
 # timeouts = { connect = "2s", head = "30s", stream = "60s" }  # to connect; for the head; between pieces of a body
 
@@ -63,6 +65,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # in_flight_per_endpoint = 0  # the same for each server
 # queue = 0  # requests that may wait for room
 # queue_timeout = "1s"  # how long they wait
+# adaptive = "none"  # "gradient" or "aimd" finds out how much each server can take
 
 # [pools.retry]
 # attempts = 2  # further tries of a request, after the first
@@ -71,7 +74,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # buffer = "64KiB"  # of a request's body, held for sending it again
 # budget = "20%"  # retries, as a share of all requests
 # reserve = 10  # retries that are always allowed
-# hedge_after = "none"  # ask a second server when the first is silent for so long
+# hedge_after = "none"  # ask a second server when the first is silent for so long, such as "50ms" or "p95"
 
 # [server]
 # shutdown_timeout = "30s"  # for requests under way at the end

@@ -15,7 +15,8 @@ from msgspec import inspect as kinds
 
 from router.cli_init import explanations
 from router.cli_output import print_json, say
-from router.config import Config, Duration, Share, Size, SizeLimit
+from router.config import Config, Duration, HedgeDelay, Share, Size, SizeLimit
+from router.corekeys import CORE_KEYS
 from router.options import duration_text, share_text, size_text
 from router.plugins import CONCERNS, Entry, Registry
 
@@ -28,10 +29,6 @@ Keys = tuple[str, ...]
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _FILLED: Schema = {"$ref": "#/$defs/filled"}
 _CLASS: Schema = {"$ref": "#/$defs/class"}
-#: Keys of the core that stand among a plugin's options; router.prepare takes them out.
-_CORE_KEYS: dict[str, Schema] = {
-    "affinity": {"on_unready": {"enum": ["reselect", "refuse"], "default": "reselect"}},
-}
 
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _BYTES = "[0-9]{1,9}(B|KiB|MiB|GiB)"
@@ -68,9 +65,14 @@ _COMMON: dict[str, Schema] = {
     "Duration": _unit('A time such as "250ms", "2s", "5m", "1h", or "none".', r"^(none|[0-9]+(\.[0-9]+)?(ms|s|m|h))$"),
     "Size": _unit('Bytes, such as "512B", "64KiB", "10MiB", or a whole number.', f"^{_BYTES}$", _COUNT),
     "SizeLimit": _unit('Bytes, such as "10MiB", or a whole number, or "none".', f"^(none|{_BYTES})$", _COUNT),
+    "HedgeDelay": _unit(
+        'A time such as "50ms", "none", or a quantile of the pool\'s latency such as "p95".',
+        r"^(none|p([5-8][0-9](\.[0-9]{1,3})?|9[0-8](\.[0-9]{1,3})?|99(\.[0-8][0-9]{0,2}|\.90{0,2})?)"
+        r"|(?=.*[1-9])[0-9]+(\.[0-9]+)?(ms|s|m|h))$",
+    ),
     "Share": _unit('A part such as "10%".', r"^0*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$"),
 }
-_UNITS = (Duration, Size, SizeLimit, Share)
+_UNITS = (Duration, HedgeDelay, Size, SizeLimit, Share)
 
 
 def show_schema() -> None:
@@ -176,7 +178,7 @@ class _Writer:
 
     def _reference(self, concern: str) -> Schema:
         names = self._registry.names(concern)
-        core = _CORE_KEYS.get(concern, {})
+        core = self._core(concern)
         unknown = {"use": {"anyOf": [_CLASS, _FILLED]}, **core}
         tables = [self._options(entry, core) for entry in self._registry.entries if entry.concern == concern]
         return {
@@ -188,6 +190,11 @@ class _Writer:
                 {"type": "object", "properties": unknown, "required": ["use"]},
             ]
         }
+
+    def _core(self, concern: str) -> Schema:
+        """Keys of the core that stand among the options of such a plugin."""
+        kind = CORE_KEYS.get(concern)
+        return {} if kind is None else self._struct(_struct_type(kind), None)["properties"]
 
     def _options(self, entry: Entry, core: Schema) -> Schema:
         """A table { use = name, ...options } of one plugin."""
@@ -272,6 +279,8 @@ def _written(value: Any) -> Any:
     match value:
         case Duration():
             return duration_text(value)
+        case HedgeDelay():
+            return str(value)
         case Size():
             return size_text(value)
         case SizeLimit():

@@ -6,6 +6,7 @@ effect yet do not exist here, so they are refused rather than ignored.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ __all__ = [
     "Duration",
     "EjectionConfig",
     "HeadersConfig",
+    "HedgeDelay",
     "LimitsConfig",
     "ListenerConfig",
     "ListenerTimeouts",
@@ -33,7 +35,9 @@ __all__ = [
     "Share",
     "Size",
     "SizeLimit",
+    "SlowStartConfig",
     "parse_duration",
+    "parse_hedge_delay",
     "parse_share",
     "parse_size",
     "parse_size_limit",
@@ -59,6 +63,23 @@ class Share(float):
     """A part of a whole, 0 to 1; written as "10%"."""
 
 
+class HedgeDelay(str):
+    """As written: a duration, "none", or the quantile of the pool's latency, such as "p95"."""
+
+    __slots__ = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """None for "none" and for a quantile."""
+        return None if self == "none" or self.startswith("p") else float(parse_duration(str(self)))
+
+    @property
+    def share(self) -> float | None:
+        """The quantile, 0 to 1; None where there is none."""
+        return float(self[1:]) / 100 if self.startswith("p") else None
+
+
+_QUANTILE = re.compile(r"p[0-9]{2}(\.[0-9]{1,3})?")
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -99,6 +120,18 @@ def parse_size_limit(value: object) -> SizeLimit:
         return SizeLimit(parse_size(value))
     except ValueError as error:
         raise ValueError(f'{error}, or "none"') from None
+
+
+def parse_hedge_delay(value: object) -> HedgeDelay:
+    """Reads a duration, "none" or "p95". Raises ValueError like parse_duration."""
+    if isinstance(value, str) and _QUANTILE.fullmatch(value) and 50 <= float(value[1:]) <= 99.9:
+        return HedgeDelay(value)
+    try:
+        if parse_duration(value) > 0:
+            return HedgeDelay(value)
+    except ValueError:
+        pass
+    raise ValueError('a time to wait is written like "50ms", "none", or "p95", from "p50" to "p99.9"')
 
 
 def parse_share(value: object) -> Share:
@@ -207,7 +240,7 @@ class RetryConfig(_Table, frozen=True):
     buffer: Size = Size(64 << 10)
     budget: Share = Share(0.2)
     reserve: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 10
-    hedge_after: Duration = Duration("inf")
+    hedge_after: HedgeDelay = HedgeDelay("none")
 
 
 class LimitsConfig(_Table, frozen=True):
@@ -216,6 +249,15 @@ class LimitsConfig(_Table, frozen=True):
     in_flight_per_endpoint: Annotated[int, msgspec.Meta(ge=0)] = 0
     queue: Annotated[int, msgspec.Meta(ge=0)] = 0
     queue_timeout: Duration = Duration(1)
+    #: Finds the limit of each endpoint out; in_flight_per_endpoint then is what it may rise to.
+    adaptive: Literal["none", "gradient", "aimd"] = "none"
+
+
+class SlowStartConfig(_Table, frozen=True):
+    #: How long an endpoint that comes back takes to its full weight; 0 for at once.
+    window: Duration = Duration(0)
+    #: The share of its weight that it begins with.
+    min: Share = Share(0.1)
 
 
 class EjectionConfig(_Table, frozen=True):
@@ -229,10 +271,12 @@ class PoolConfig(_Table, frozen=True):
     endpoints: tuple[str | EndpointSpec, ...]
     selection: PluginRef = "least_request"
     affinity: PluginRef = ""
-    detectors: tuple[PluginRef, ...] = ()
+    probe: PluginRef = ""
+    detectors: tuple[PluginRef, ...] = ("consecutive",)
     ejection: EjectionConfig = EjectionConfig()
     when_few_ready: Literal["try_all", "refuse"] = "try_all"
     few_ready: Share = Share(0)
+    slow_start: SlowStartConfig = SlowStartConfig()
     prefer_zone: bool = False
     timeouts: PoolTimeouts = PoolTimeouts()
     limits: LimitsConfig = LimitsConfig()

@@ -161,7 +161,7 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
     yield from _check_endpoints(pool, (*path, "endpoints"))
     yield from check_longer_than_zero(pool.timeouts, (*path, "timeouts"), ("connect", "head", "stream"))
     yield from check_longer_than_zero(pool.limits, (*path, "limits"), ("queue_timeout",))
-    yield from check_longer_than_zero(pool.retry, (*path, "retry"), ("attempt_timeout", "hedge_after"))
+    yield from check_longer_than_zero(pool.retry, (*path, "retry"), ("attempt_timeout",))
     yield from check_longer_than_zero(pool.ejection, (*path, "ejection"), ("base", "max"))
     yield from check_each(retry_problem, pool.retry.on, (*path, "retry", "on"))
     if pool.ejection.base > pool.ejection.max:
@@ -176,7 +176,12 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
         yield Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")
     yield from check_plugin(pool.selection, (*path, "selection"))
     yield from check_plugin(pool.affinity, (*path, "affinity"))
+    yield from check_plugin(pool.probe, (*path, "probe"))
     yield from check_plugins(pool.detectors, (*path, "detectors"))
+    if pool.slow_start.window == _NONE:
+        yield Found((*path, "slow_start", "window"), "an endpoint would never have its whole weight", "'0s' is none")
+    if not pool.slow_start.min:
+        yield Found((*path, "slow_start", "min"), "an endpoint without weight is never asked: this is at least '1%'")
 
 
 def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[Found]:

@@ -16,10 +16,12 @@ from msgspec import inspect as kinds
 from router.config import (
     Config,
     Duration,
+    HedgeDelay,
     Share,
     Size,
     SizeLimit,
     parse_duration,
+    parse_hedge_delay,
     parse_share,
     parse_size,
     parse_size_limit,
@@ -32,6 +34,7 @@ __all__ = ["decode"]
 
 _PARSERS: dict[Any, Callable[[object], Any]] = {
     Duration: parse_duration,
+    HedgeDelay: parse_hedge_delay,
     Share: parse_share,
     Size: parse_size,
     SizeLimit: parse_size_limit,

@@ -183,7 +183,12 @@ class NothingReady(RouterError):
 
 
 class UpstreamError(RouterError):
-    """An endpoint is at fault. `reason` is the word of `retry.on`, `phase` where it happened."""
+    """An endpoint is at fault. `reason` is the word of `retry.on`, `phase` where it happened.
+
+    Args:
+        detail, sent: as of RouterError.
+        word: what people read in causes, where `reason` is not precise enough: "truncated".
+    """
 
     status = 502
     kind = "upstream_error"
@@ -191,6 +196,10 @@ class UpstreamError(RouterError):
     title = "The server behind the router failed."
     reason: ClassVar[str] = "reset"
     phase: ClassVar[str] = "head"
+
+    def __init__(self, detail: str = "", *, sent: bool = False, word: str = "") -> None:
+        super().__init__(detail, sent=sent)
+        self.word = word or self.reason
 
 
 class ConnectError(UpstreamError):
@@ -215,6 +224,9 @@ class ProtocolError(UpstreamError):
 
     kind = "upstream_protocol_error"
     title = "The server behind the router sent an invalid response."
+
+    def __init__(self, detail: str = "", *, sent: bool = False, word: str = "garbage") -> None:
+        super().__init__(detail, sent=sent, word=word)
 
 
 class UpstreamTimeout(UpstreamError):

@@ -161,29 +161,17 @@ class Attempt(msgspec.Struct, eq=False):
         return f"<Attempt {self.number} at {self.endpoint.identity} {state} status={self.status}>"
 
 
-class Outcome:
+class Outcome(msgspec.Struct, eq=False):
     """What an attempt came to; told once, when its lease closes."""
 
-    __slots__ = ("elapsed", "error", "phase", "result", "sent", "status")
-
-    def __init__(
-        self,
-        result: Literal["success", "failure", "neutral"],
-        *,
-        phase: str = "",
-        sent: bool = True,
-        elapsed: float | None = None,
-        status: int = 0,
-        error: Exception | None = None,
-    ) -> None:
-        self.result = result
-        #: "connect", "head" or "body" for a failure, else "".
-        self.phase = phase
-        self.sent = sent
-        #: Seconds from send to head; None if there was no head.
-        self.elapsed = elapsed
-        self.status = status
-        self.error = error
+    result: Literal["success", "failure", "neutral"]
+    #: "connect", "head" or "body" for a failure, else "".
+    phase: str = ""
+    sent: bool = True
+    #: Seconds from send to head; None if there was no head.
+    elapsed: float | None = None
+    status: int = 0
+    error: Exception | None = None
 
     def __repr__(self) -> str:
         where = f" in {self.phase}" if self.phase else ""

@@ -72,18 +72,19 @@ def check_options(kind: object, owner: str) -> None:
         raise PluginFault(f"{owner} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def read_options(kind: type[Options], table: dict[str, Any], owner: str) -> Options:
+def read_options(kind: type[Options], table: dict[str, Any], owner: str, beside: Sequence[str] = ()) -> Options:
     """Converts a table to a plugin's Options.
 
     Args:
         kind: the struct that the plugin registered.
         table: keys and values as the configuration file has them.
         owner: who is named in messages, as in 'selection "peak_ewma"'.
+        beside: keys that may stand beside the options, for messages about unknown ones.
 
     Raises:
         PluginFault: the first fault, with all others in `others`.
     """
-    faults = _faults(kind, table, owner)
+    faults = _faults(kind, table, owner, beside)
     if faults:
         first = faults[0]
         raise PluginFault(first.message, hint=first.hint, key=first.key, others=faults[1:])
@@ -119,17 +120,17 @@ def type_text(kind: Any) -> str:
     return _WORDS.get(kind) or str(getattr(kind, "__name__", kind))
 
 
-def _faults(kind: type[Options], table: dict[str, Any], owner: str) -> list[PluginFault]:
+def _faults(kind: type[Options], table: dict[str, Any], owner: str, beside: Sequence[str]) -> list[PluginFault]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     faults = []
     for name, value in table.items():
         if name not in fields:
-            faults.append(_unknown(name, list(fields), owner))
+            faults.append(_unknown(name, [*fields, *beside], owner))
             continue
         try:
             msgspec.convert(value, fields[name].type, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            faults.append(_from_validation(error, (name,), owner))
+            faults.append(_from_validation(error, (name,), owner, type_text(fields[name].type)))
     for name, field in fields.items():
         if field.required and name not in table:
             faults.append(PluginFault(f'{owner} needs "{name}", of type {type_text(field.type)}'))
@@ -143,9 +144,13 @@ def _unknown(name: str, known: list[str], owner: str) -> PluginFault:
     )
 
 
-def _from_validation(error: msgspec.ValidationError, prefix: Key, owner: str) -> PluginFault:
+def _from_validation(
+    error: msgspec.ValidationError, prefix: Key, owner: str, words: str = "another word"
+) -> PluginFault:
     text = str(error)
     key = prefix
+    if text.startswith("Invalid enum value"):
+        text = f"expected {words}, not{text.removeprefix('Invalid enum value')}"
     found = _PATH.search(text)
     if found:
         text = text[: found.start()]

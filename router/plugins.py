@@ -17,6 +17,7 @@ import msgspec
 import pluggy
 
 from router.api import Factory, Options
+from router.corekeys import CORE_KEYS, core_keys
 from router.hooks import PROJECT, HookSpecs
 from router.options import PluginFault, check_options, describe_options, did_you_mean, read_options
 from router.references import Entry, Resolved, load_class, split_reference, told
@@ -95,8 +96,9 @@ class Registry:
         return sorted(name for kind, name in self._entries if kind == concern)
 
     def describe(self, entry: Entry) -> list[tuple[str, str, str]]:
-        """(name, type, default) of each option, as text."""
-        return describe_options(entry.options)
+        """(name, type, default) of each option, as text; those that the core reads for every such plugin come last."""
+        core = CORE_KEYS.get(entry.concern)
+        return describe_options(entry.options) + ([] if core is None else describe_options(core))
 
     def resolve(self, concern: str, ref: str | dict[str, Any], folder: Path | None) -> Resolved:
         """Finds what a reference names and reads its options.
@@ -114,9 +116,10 @@ class Registry:
         if ":" in name:
             factory, options = load_class(name, folder, key)
             entry = Entry(concern, name, factory, options, "", "", name.partition(":")[0])
+            _check_own(concern, options, f"the Options of {name}")
         else:
             entry = self._find(concern, name, key)
-        return Resolved(entry, read_options(entry.options, table, f'{concern} "{name}"'))
+        return Resolved(entry, read_options(entry.options, table, f'{concern} "{name}"', core_keys(concern)))
 
     def add(self, plugin: object, name: str, distribution: str = "", version: str = "") -> None:
         """Registers one plugin, all of it or nothing.
@@ -180,12 +183,21 @@ class _Register:
         if not callable(factory):
             raise PluginFault(f'the factory of "{name}" is not callable: {factory!r}')
         check_options(options, f'the options of "{name}"')
+        _check_own(concern, options, f'the options of "{name}"')
         other = self._taken.get((concern, name)) or self._offered.get((concern, name))
         if other is not None:
             both = f"{other.distribution or other.plugin} and {self._source.distribution or self._source.plugin}"
             raise PluginFault(f'{concern} "{name}" is registered twice, by {both}; disable one of them')
         entry = msgspec.structs.replace(self._source, name=name, factory=factory, options=options)
         self._offered[concern, name] = entry
+
+
+def _check_own(concern: str, options: type[Options], owner: str) -> None:
+    """Refuses an option that the plugin would never be told, because the core takes a key of that name."""
+    taken = set(options.__struct_fields__) & set(core_keys(concern))
+    if taken:
+        names = ", ".join(sorted(taken))
+        raise PluginFault(f"{owner} have the name of a key that the router itself reads for every {concern}: {names}")
 
 
 def _found() -> list[metadata.EntryPoint]:

@@ -16,6 +16,7 @@ from typing import Any
 from router.api import Tools
 from router.config import Config, PluginRef, PoolConfig
 from router.configcheck import as_data, check, endpoint_specs
+from router.corekeys import CORE_KEYS, read_core_keys, without_core_keys
 from router.faults import ConfigFaults, Fault, Source
 from router.options import PluginFault
 from router.plugins import Registry
@@ -67,7 +68,7 @@ class Prepared:
 
     def _all(self) -> Iterator[Any]:
         for parts in self.parts.values():
-            yield from (parts.selector, parts.affinity, *parts.detectors)
+            yield from (parts.selector, parts.affinity, parts.probe, *parts.detectors)
         for filters in self.filters.values():
             yield from filters
         yield from (made for _, made in self.observers)
@@ -124,20 +125,27 @@ class _Maker:
         made.services = self._named("service", config.services, ("services",))
 
     def _parts(self, pool: PoolConfig, at: Key) -> Parts:
-        affinity, on_unready = pool.affinity, "reselect"
-        if isinstance(affinity, dict) and "on_unready" in affinity:
-            # The core's own key: it alone decides what a pin to an endpoint that is not ready comes to.
-            affinity = dict(affinity)
-            on_unready = affinity.pop("on_unready")
-            if on_unready not in ("reselect", "refuse"):
-                words = PluginFault('on_unready is "reselect" or "refuse"')
-                self._fault((*at, "affinity", "on_unready"), words)
+        sticky, affinity = self._with_core_keys("affinity", pool.affinity, at)
+        timing, probe = self._with_core_keys("probe", pool.probe, at)
         return Parts(
             selector=self._one("selection", pool.selection, (*at, "selection")),
-            affinity=self._one("affinity", affinity, (*at, "affinity")) if affinity else None,
-            on_unready=on_unready,
+            affinity=affinity,
+            on_unready=sticky.on_unready,
+            probe=probe,
+            timing=timing,
             detectors=self._several("detector", pool.detectors, (*at, "detectors")),
         )
+
+    def _with_core_keys(self, concern: str, ref: PluginRef, at: Key) -> tuple[Any, Any]:
+        """The core's keys of a reference, and the plugin object; the defaults and None where there is none."""
+        core: Any = CORE_KEYS[concern]()
+        if not ref:
+            return core, None
+        try:
+            core = read_core_keys(concern, ref)
+        except PluginFault as fault:
+            self._all_faults((*at, concern), fault)
+        return core, self._one(concern, without_core_keys(concern, ref), (*at, concern))
 
     def _several(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> tuple[Any, ...]:
         return tuple(self._one(concern, ref, (*at, index)) for index, ref in enumerate(refs))
@@ -152,9 +160,12 @@ class _Maker:
         try:
             return made.registry.resolve(concern, ref, made.folder).make(tools)
         except PluginFault as fault:
-            for each in fault.all:
-                self._fault((*at, *each.key), each)
+            self._all_faults(at, fault)
         return None
+
+    def _all_faults(self, at: Key, fault: PluginFault) -> None:
+        for each in fault.all:
+            self._fault((*at, *each.key), each)
 
     def _fault(self, at: Key, fault: PluginFault) -> None:
         self.faults.append(self.source.fault(at, fault.message, fault.hint, at_value=True))

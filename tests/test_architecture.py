@@ -35,12 +35,13 @@ READING = (
 #: In order: a module imports from its own layer and from those before it, never from one after it.
 LAYERS = [
     Layer("router.errors router.endpoints router.model", "msgspec", IO),
-    Layer(f"router.api {READING} router.options router.contracts", "msgspec yaml", IO),
+    Layer(f"router.api {READING} router.options router.contracts router.corekeys", "msgspec yaml", IO),
     Layer("router.hooks router.references router.plugins router.observe", "msgspec pluggy", IO),
     Layer("router", "", IO),
     Layer(
         "router.policy router.policy.fields router.policy.normal router.policy.forwarded router.policy.targets"
-        " router.policy.limits router.policy.plain",
+        " router.policy.limits router.policy.plain router.policy.slowstart router.policy.quantiles"
+        " router.policy.adaptive",
         "",
         IMPURE,
     ),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from router.config import LimitsConfig, PoolTimeouts, RetryConfig
+from router.config import HedgeDelay, LimitsConfig, PoolTimeouts, RetryConfig
 
 _spec = importlib.util.spec_from_file_location("bench", Path(__file__).with_name("net") / "conftest.py")
 assert _spec is not None
@@ -214,7 +214,7 @@ async def step_10_sleeping_before_another_try(world: Any, stage: Stage) -> Reach
 
 async def step_10_with_two_attempts_under_way(world: Any, stage: Stage) -> Reached:
     both = [await world.upstream(silent) for _ in range(2)]
-    retry = RetryConfig(hedge_after=0.02)  # type: ignore[arg-type]
+    retry = RetryConfig(hedge_after=HedgeDelay("20ms"))
     await setting(world, stage, *both, pool={"retry": retry})
     # A hedge whose timer fires early is a bug of its own, with a test of its own.
     stage.client.ask()

@@ -23,7 +23,9 @@ from router import Duration, Options, Register, Share, Size, Tools, config, hook
 from router.cli import router
 from router.cli_init import STARTER, explanations
 from router.cli_schema import make_schema
-from router.config import Config, parse_duration, parse_share, parse_size, parse_size_limit
+from router.config import Config, parse_duration, parse_hedge_delay, parse_share, parse_size, parse_size_limit
+from router.corekeys import ProbeKeys, read_core_keys
+from router.options import PluginFault
 from router.plugins import Broken, Registry
 
 ROOT = Path(__file__).parent.parent
@@ -234,6 +236,17 @@ def test_keys_are_explained_as_in_the_starter() -> None:
         'affinity = ""',
         'affinity = { use = "sticky", needed = "x", on_unready = "refuse" }',
         'affinity = { use = "mine:Affinity", on_unready = "refuse" }',
+        'probe = ""',
+        'probe = "mine:Probe"',
+        'probe = "${PROBE}"',
+        'probe = { use = "mine:Probe", any = 1, interval = "500ms", timeout = "${WAIT}", fall = 5, rise = 1 }',
+        'probe = { use = "mine:Probe", interval = { file = "interval" } }',
+        'slow_start = { window = "30s", min = "5%" }',
+        'limits = { adaptive = "gradient" }',
+        'limits = { adaptive = "${ADAPTIVE}" }',
+        'retry = { hedge_after = "p95" }',
+        'retry = { hedge_after = "50ms" }',
+        'retry = { hedge_after = "${HEDGE}" }',
         'endpoints = ["http://a", { url = "http://b", weight = 2, state = "drain", metadata = { a = "b" } }]',
         'when_few_ready = "refuse"',
         'when_few_ready = "${FEW}"',
@@ -282,6 +295,26 @@ def test_what_may_be_written_is_taken(text: str) -> None:
         'affinity = { use = "sticky", needed = "x", on_unready = "wait" }',
         'affinity = { use = "mine:Affinity", on_unready = "wait" }',
         'detectors = "mine:Detector"',
+        "probe = 5",
+        "probe = {}",
+        'probe = { interval = "2s" }',
+        'probe = "htpt"',
+        'probe = { use = "htpt" }',
+        'probe = { use = "mine:Probe", interval = 2 }',
+        'probe = { use = "mine:Probe", interval = "-2s" }',
+        'probe = { use = "mine:Probe", timeout = true }',
+        'probe = { use = "mine:Probe", fall = 0 }',
+        'probe = { use = "mine:Probe", rise = "two" }',
+        'probe = { use = "mine:Probe", rise = 1001 }',
+        'slow_start = "30s"',
+        "slow_start = { window = 30 }",
+        'slow_start = { windwo = "30s" }',
+        'slow_start = { min = "110%" }',
+        'limits = { adaptive = "gradients" }',
+        'retry = { hedge_after = "p101" }',
+        'retry = { hedge_after = "p49" }',
+        'retry = { hedge_after = "0ms" }',
+        "retry = { hedge_after = 5 }",
         "endpoints = [{ weight = 1 }]",
         'endpoints = [{ url = "http://b", wieght = 1 }]',
         'endpoints = [{ url = "http://b", weight = -1 }]',
@@ -389,7 +422,14 @@ def test_structs_of_one_name_stay_apart() -> None:
         assert validator.is_valid({**SMALLEST, "services": services}) is sound
 
 
-TEXTS = st.text("0123456789.%msh KiMGBnoe-", max_size=9)
+TEXTS = st.text("0123456789.%msh KiMGBnoe-", max_size=9) | st.from_regex(
+    r"p?[0-9]{1,3}(\.[0-9]{1,2})?m?s?", fullmatch=True
+)
+
+
+HEDGES = (
+    "none 1ms 0.5s 0s 0.0h p p5 p49.9 p50 p95 p99 p99.9 p99.90 p99.91 p100 p095 p95. p.5 P95 p95% p95s p-95 pp95 95"
+)
 
 
 @pytest.mark.parametrize(
@@ -398,6 +438,11 @@ TEXTS = st.text("0123456789.%msh KiMGBnoe-", max_size=9)
         ("Duration", parse_duration, ["250ms", "2s", "1.5m", "1h", "none", "1.s", ".5s", "s", "1d", "-1s", "1s "]),
         ("Size", parse_size, ["1B", "64KiB", "1MiB", "999999999GiB", "none", "KiB", "1.5KiB", "64KB", "64kib"]),
         ("SizeLimit", parse_size_limit, ["1B", "none", "nonee", "64KiB", "1.5KiB"]),
+        (
+            "HedgeDelay",
+            parse_hedge_delay,
+            HEDGES.split(" "),
+        ),
         ("Share", parse_share, ["0%", "10%", "99.9%", "100%", "100.0%", "007%", "100.1%", "101%", "%", "1", "1.%"]),
     ],
 )
@@ -415,3 +460,22 @@ def test_units_are_taken_as_they_are_read(name: str, parse: Any, words: list[str
     for value in [*words, "", 0, 5, -1, True, None, 1.5, [], {}]:
         agrees(value)
     settings(deadline=None)(given(TEXTS)(agrees))()
+
+
+VALUES = st.sampled_from(
+    ["2s", "250ms", "1h", "2", "-1s", "1.s", "", "s", True, None, -1, 0, 1, 1000, 1001, 1.5, [], {}]
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(ProbeKeys.__struct_fields__), VALUES))
+def test_the_cores_keys_of_a_probe_are_taken_as_they_are_read(options: dict[str, Any]) -> None:
+    reference = {"use": "mine:Probe", **options}
+    pool = {**SMALLEST["pools"][0], "probe": reference}
+    taken = VALIDATOR.is_valid({**SMALLEST, "pools": [pool]})
+    try:
+        read_core_keys("probe", reference)
+    except PluginFault:
+        assert not taken
+    else:
+        assert taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,10 @@ LAWS = {
 }
 
 
+#: Options that have no default.
+NEEDED: dict[str, dict[str, Any]] = {"command": {"command": ["true"]}}
+
+
 def test_there_is_something_to_check() -> None:
     assert {"least_request", "random", "round_robin"} <= {entry.name for entry in ENTRIES}
 
@@ -34,7 +39,8 @@ def test_the_published_laws_hold(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)
 def test_every_bundled_object_fits_its_protocol(entry: Entry) -> None:
     registry = Registry.load(strict=True)
-    made = registry.resolve(entry.concern, entry.name, None).make(make_tools())
+    ref = {"use": entry.name, **NEEDED.get(entry.name, {})}
+    made = registry.resolve(entry.concern, ref, None).make(make_tools())
     assert isinstance(made, contracts()[entry.concern][0])
 
 

@@ -19,8 +19,9 @@ import pytest
 import router.testing
 from router import errors
 from router.cli import router as command_line
-from router.config import Config
+from router.config import Config, PoolConfig
 from router.configfile import ConfigFaults, parse
+from router.corekeys import ProbeKeys, read_core_keys
 from router.prepare import Prepared, prepare
 from router.testing import make_candidates, make_endpoints, make_exchange
 
@@ -164,13 +165,17 @@ def test_the_reference_shows_the_defaults(folder: Path) -> None:
     """But for what has none that helps: where to listen, what to match, where to send it, how much at once."""
     text = "".join(blocks(REFERENCE, "toml"))
     shown, _ = parse(completed(text), "README.md", "toml", folder, {})
-    of_pool = set(msgspec.structs.asdict(shown.pools[0])) - {"name", "endpoints", "limits"}
+    of_pool = set(msgspec.structs.asdict(shown.pools[0])) - {"name", "endpoints", "limits", "probe"}
     pairs = [(shown, {"server", "plugins"}), (shown.pools[0], of_pool), (shown.routes[0], {"timeout", "filters"})]
     pairs += [(shown.listeners[0], {"timeouts"}), (shown.pools[0].limits, {"queue_timeout"})]
     for table, keys in pairs:
         defaults = {field.name: field.default for field in msgspec.structs.fields(table)}
         for key in keys:
             assert getattr(table, key) == defaults[key], f"{type(table).__name__}.{key}"
+    # A pool has no probe of its own accord; what is shown is one, with the defaults of when it asks.
+    assert PoolConfig("web", ()).probe == ""
+    assert set(shown.pools[0].probe) >= set(ProbeKeys.__struct_fields__)
+    assert read_core_keys("probe", shown.pools[0].probe) == ProbeKeys()
 
 
 def test_every_status_of_an_error_is_in_the_list() -> None:

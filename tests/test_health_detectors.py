@@ -119,17 +119,17 @@ def test_nonsense_is_refused_with_its_place(name: str, options: dict[str, Any], 
 @pytest.mark.parametrize(
     ("outcome", "verdict"),
     [
-        (REFUSED, Eject("5 x connect failed in a row", connection=True)),
+        (REFUSED, Eject("5 × connect failed", connection=True)),
         (
             Outcome("failure", phase="connect", error=UpstreamTimeout("late")),
-            Eject("5 x connect timed out in a row", connection=True),
+            Eject("5 × connect timed out", connection=True),
         ),
-        (RESET, Eject("5 x reset in head in a row", connection=True)),
-        (LATE, Eject("5 x timeout in head in a row", connection=True)),
-        (BROKEN, Eject("5 x reset in body in a row", connection=True)),
-        (answered(502), Eject("5 x status 502 in a row")),
-        (answered(504), Eject("5 x status 504 in a row")),
-        (Outcome("failure"), Eject("5 x failure in a row", connection=True)),
+        (RESET, Eject("5 × reset in head", connection=True)),
+        (LATE, Eject("5 × timeout in head", connection=True)),
+        (BROKEN, Eject("5 × reset in body", connection=True)),
+        (answered(502), Eject("5 × status 502")),
+        (answered(504), Eject("5 × status 504")),
+        (Outcome("failure"), Eject("5 × failure", connection=True)),
     ],
 )
 def test_five_in_a_row_eject(outcome: Outcome, verdict: Eject, endpoint: Endpoint) -> None:
@@ -139,7 +139,7 @@ def test_five_in_a_row_eject(outcome: Outcome, verdict: Eject, endpoint: Endpoin
 def test_a_success_ends_the_row_and_neutral_does_not(endpoint: Endpoint) -> None:
     watcher = detector("consecutive", failures=2)
     assert verdicts(watcher, endpoint, RESET, answered(200), RESET) == [None] * 3
-    assert verdicts(watcher, endpoint, NEUTRAL, RESET)[1] == Eject("2 x reset in head in a row", connection=True)
+    assert verdicts(watcher, endpoint, NEUTRAL, RESET)[1] == Eject("2 × reset in head", connection=True)
 
 
 def test_a_row_of_many_kinds_names_its_last(endpoint: Endpoint) -> None:
@@ -151,12 +151,11 @@ def test_a_row_of_many_kinds_names_its_last(endpoint: Endpoint) -> None:
 
 def test_which_statuses_count_is_an_option(endpoint: Endpoint) -> None:
     one = {"failures": 1}
-    assert verdicts(detector("consecutive", **one), endpoint, answered(500), answered(429)) == [None, None]
+    default = verdicts(detector("consecutive", **one), endpoint, answered(501), answered(429), answered(500))
+    assert default == [None, None, Eject("1 × status 500")]
     chosen = detector("consecutive", statuses=[429, 503], **one)
     found = verdicts(chosen, endpoint, answered(429), answered(502), answered(503))
-    assert found == [Eject("1 x status 429 in a row"), None, Eject("1 x status 503 in a row")]
-    (verdict,) = verdicts(detector("consecutive", any_5xx=True, **one), endpoint, answered(500))
-    assert verdict == Eject("1 x status 500 in a row")
+    assert found == [Eject("1 × status 429"), None, Eject("1 × status 503")]
 
 
 # The share of failures.

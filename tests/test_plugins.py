@@ -221,7 +221,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     assert caught.value.hint == 'did you mean "least_request"?'
     assert "least_request, random, round_robin" in caught.value.message
     with pytest.raises(PluginFault, match="none is installed") as caught:
-        registry.resolve("probe", "http", None)
+        Registry().resolve("probe", "http", None)
     assert caught.value.key == ()
 
 

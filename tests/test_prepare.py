@@ -48,6 +48,10 @@ class Watcher(Mine):
     def observe(self, endpoint, outcome, now):
         return None
 
+class Asks(Mine):
+    async def check(self, endpoint):
+        pass
+
 class Filter(Mine):
     def on_request(self, exchange):
         return None
@@ -110,9 +114,11 @@ def test_a_checked_configuration_has_its_plugins_and_a_table(folder: Path) -> No
     made = prepared(folder)
     table = made.table(7, now=1000.0)
     assert (table.version, list(table.pools)) == (7, ["web"])
-    (selector,) = made.plugins()
+    selector, detector = made.plugins()
     assert made.parts["web"].selector is selector
-    assert type(selector).__name__ == "LeastRequest"
+    assert made.parts["web"].detectors == (detector,)
+    assert (type(selector).__name__, type(detector).__name__) == ("LeastRequest", "Consecutive")
+    assert made.parts["web"].probe is None
 
 
 def test_every_object_is_made_once_with_its_options(folder: Path) -> None:
@@ -120,17 +126,23 @@ def test_every_object_is_made_once_with_its_options(folder: Path) -> None:
         folder,
         'selection = { use = "my_parts_here:Mine", tau = "5s" }\n'
         'affinity = { use = "my_parts_here:Sticky", on_unready = "refuse", most = 2 }\n'
+        'probe = { use = "my_parts_here:Asks", interval = "5s", timeout = "250ms", fall = 4, rise = 5, tau = "3s" }\n'
         'detectors = ["my_parts_here:Watcher", { use = "my_parts_here:Watcher", most = 3 }]',
         'filters = ["my_parts_here:Filter"]',
     )
     for version in (1, 2):
         made.table(version, now=1000.0)
-    assert sys.modules["my_parts_here"].made == ["Mine", "Sticky", "Watcher", "Watcher", "Filter"]
+    # Which of a pool's is made first is nobody's business.
+    made_of_pool = sys.modules["my_parts_here"].made
+    assert sorted(made_of_pool) == ["Asks", "Filter", "Mine", "Sticky", "Watcher", "Watcher"]
     parts = made.parts["web"]
-    objects = [parts.selector, parts.affinity, *parts.detectors, *made.filters[0]]
+    objects = [parts.selector, parts.affinity, parts.probe, *parts.detectors, *made.filters[0]]
     assert list(made.plugins()) == objects
-    assert [(one.options.tau, one.options.most) for one in objects] == [(5, 1), (1, 2), (1, 1), (1, 3), (1, 1)]
+    options = [(one.options.tau, one.options.most) for one in objects]
+    assert options == [(5, 1), (1, 2), (3, 1), (1, 1), (1, 3), (1, 1)]
     assert parts.on_unready == "refuse"
+    timing = parts.timing
+    assert (timing.interval, timing.timeout, timing.fall, timing.rise) == (5, 0.25, 4, 5)
 
 
 def test_each_object_has_a_generator_of_its_own(folder: Path) -> None:
@@ -199,6 +211,8 @@ def test_a_selector_at_fault(folder: Path, pool: str, place: tuple[int, int], ke
     [
         ('affinity = "cokie"', "", "", "pools[0].affinity", 'no affinity "cokie"'),
         ('detectors = ["my_parts_here:Watcher", "slow"]', "", "", "pools[0].detectors[1]", 'no detector "slow"'),
+        ('probe = "htttp"', "", "", "pools[0].probe", 'no probe "htttp"'),
+        ('probe = { use = "my_parts_here:Mine" }', "", "", "pools[0].probe", "no method check"),
         ('detectors = [{ use = "my_parts_here:Mine" }]', "", "", "pools[0].detectors[0]", "no method observe"),
         ("", 'filters = ["auth"]', "", "routes[0].filters[0]", 'no filter "auth"'),
         ("", "", '[[observers]]\nuse = "tracing"', "observers[0].use", 'no observer "tracing"'),
@@ -218,7 +232,7 @@ def test_on_unready_is_one_of_two_words(folder: Path) -> None:
     (fault,) = faults(folder, 'affinity = { use = "my_parts_here:Sticky", on_unready = "wait" }')
     assert (fault.line, fault.column, fault.key) == (9, 57, "pools[0].affinity.on_unready")
     assert fault.value == '"wait"'
-    assert fault.message.endswith('on_unready is "reselect" or "refuse"')
+    assert '"reselect" or "refuse"' in fault.message + fault.hint
 
 
 def test_a_disabled_plugin_is_not_there(folder: Path) -> None:
@@ -278,6 +292,9 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(folder: Path) -> None:
         ("selection = { use = 3 }", ""),
         ('selection = { use = "" }', ""),
         ('affinity = { on_unready = "refuse" }', ""),
+        ("probe = {}", ""),
+        ('probe = { interval = "1s" }', ""),
+        ("probe = { use = 3 }", ""),
         ('detectors = [""]', ""),
         ("", "filters = [{}]"),
     ],

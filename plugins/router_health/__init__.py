@@ -1,14 +1,25 @@
-"""Health: who is taken out because of what real traffic shows. A detector per file, registered like anybody's.
+"""Health: who is well when asked (probes), and who is taken out because of what real traffic shows (detectors).
 
-These import from `router` only; how long an endpoint stays out, and how many may be out, is the core's decision.
+These import from `router` only. When to ask, how many answers count, how long an endpoint stays out and how many may be
+out are the core's decisions.
 """
 
 from router import Register, hookimpl
+from router_health.command import CommandOptions, CommandProbe
 from router_health.consecutive import Consecutive, ConsecutiveOptions
 from router_health.error_rate import ErrorRate, ErrorRateOptions
+from router_health.http import HttpOptions, HttpProbe
 from router_health.latency import Latency, LatencyOptions
+from router_health.tcp import TcpOptions, TcpProbe
 
-__all__ = ["register_detectors"]
+__all__ = ["register_detectors", "register_probes"]
+
+
+@hookimpl
+def register_probes(register: Register) -> None:
+    register("http", HttpProbe, HttpOptions)
+    register("tcp", TcpProbe, TcpOptions)
+    register("command", CommandProbe, CommandOptions)
 
 
 @hookimpl

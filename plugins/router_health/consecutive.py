@@ -17,28 +17,25 @@ Status = Annotated[int, Meta(ge=400, le=599)]
 
 
 class ConsecutiveOptions(Options, frozen=True):
-    """Defaults: FIELD's, which are Envoy's outlier detection with gateway failures only.
+    """What counts, and how often. Source: Envoy's outlier detection.
 
     Args:
         failures: so many in a row eject.
         statuses: of a response, those that count as a failure; any other is a success.
-        any_5xx: every status from 500 on counts too.
     """
 
     failures: Annotated[int, Meta(ge=1, le=1000)] = 5
-    statuses: tuple[Status, ...] = (502, 503, 504)
-    any_5xx: bool = False
+    statuses: tuple[Status, ...] = (500, 502, 503, 504)
 
 
 class Consecutive:
     """Ejects after so many failures in a row, and says so again at each further one."""
 
-    __slots__ = ("_any_5xx", "_failures", "_rows", "_statuses")
+    __slots__ = ("_failures", "_rows", "_statuses")
 
     def __init__(self, options: ConsecutiveOptions, tools: Tools) -> None:
         self._failures = options.failures
         self._statuses = frozenset(options.statuses)
-        self._any_5xx = options.any_5xx
         self._rows: dict[Endpoint, _Row] = {}
 
     def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> Eject | None:
@@ -47,7 +44,7 @@ class Consecutive:
         status = outcome.status
         # A body that broke is a failure of the connection, whatever the status before it was.
         answered = outcome.result == "success" or (outcome.phase == "head" and status > 0)
-        if answered and status not in self._statuses and not (self._any_5xx and status >= 500):
+        if answered and status not in self._statuses:
             if self._rows:
                 self._rows.pop(endpoint, None)
             return None
@@ -83,14 +80,13 @@ class _Row:
 
     def describe(self) -> str:
         if self.alike == self.count:
-            return f"{self.count} x {self.last} in a row"
+            return f"{self.count} × {self.last}"
         return f"{self.count} failures in a row, the last: {self.last}"
 
 
 def _phrase(outcome: Outcome) -> str:
-    """ "connect failed", "timeout in head", "reset in body"."""
-    error = outcome.error
-    reason = "timeout" if isinstance(error, TimeoutError) else getattr(error, "reason", "failure")
+    """ "connect refused", "timeout in head", "truncated in body"."""
+    word = getattr(outcome.error, "word", "failure")
     if outcome.phase == "connect":
-        return "connect timed out" if reason == "timeout" else "connect failed"
-    return f"{reason} in {outcome.phase}" if outcome.phase else f"{reason}"
+        return {"connect": "connect failed", "timeout": "connect timed out"}.get(word, word)
+    return f"{word} in {outcome.phase}" if outcome.phase else f"{word}"

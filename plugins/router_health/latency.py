@@ -45,7 +45,8 @@ class LatencyOptions(Options, frozen=True):
 class Latency:
     """Ejects an endpoint whose average is over `factor` x the median; it is measured anew after that.
 
-    Failures are no samples: an endpoint that refuses at once is not a fast one.
+    Failures are no samples: an endpoint that refuses at once is not a fast one. A client that left after a long wait,
+    or a hedge that was faster, gives a sample too: it would have taken even longer.
     """
 
     __slots__ = ("_averages", "_factor", "_floor", "_limit", "_median", "_requests", "_step")
@@ -61,9 +62,11 @@ class Latency:
 
     def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> Eject | None:
         elapsed = outcome.elapsed
-        if outcome.result != "success" or elapsed is None:
+        if elapsed is None or outcome.result == "failure":
             return None
         average = self._averages.get(endpoint)
+        if outcome.result == "neutral" and (average is None or elapsed <= average.seconds):
+            return None
         if average is None:
             average = self._averages[endpoint] = _Average()
         average.count += 1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from router.errors import BadRequest, BodyTooLarge
+from router.errors import BadRequest, BodyError, BodyTooLarge
 from router.net.framing import BadFraming, Chunked
 from router.policy.plain import BODY_CHUNKED
 
-__all__ = ["Body", "RequestBody"]
+__all__ = ["Body", "RequestBody", "broken_off", "why"]
 
 _NO_LIMIT = float("inf")
 
@@ -82,3 +82,14 @@ class RequestBody(Body):
         if self._chunked is not None and self._chunked.payload > self._most:
             raise BodyTooLarge(f"more than max_body = {self._most:g} bytes")
         return piece
+
+
+def why(exc: Exception | None) -> str:
+    """Why a connection ended, for the log."""
+    return "end of stream" if exc is None else getattr(exc, "strerror", None) or type(exc).__name__
+
+
+def broken_off(exc: Exception | None) -> BodyError:
+    """The error of a response whose connection ended before its body did."""
+    word = "truncated" if exc is None else "reset"
+    return BodyError(f"closed before the response's body was complete ({why(exc)})", word=word)

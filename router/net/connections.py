@@ -19,6 +19,8 @@ __all__ = ["Connections"]
 _FRESH = 1.0
 #: Idle connections close after this; below the keep-alive time of common servers (seconds).
 _IDLE = 55.0
+#: After an idle connection was closed under a request, so long none carries what must not be sent twice (seconds).
+_DISTRUST = 10.0
 #: Most idle connections kept per endpoint.
 _MOST_IDLE = 1024
 
@@ -29,7 +31,7 @@ _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 class Connections:
     """All connections to one endpoint. The last one used is the first one taken."""
 
-    __slots__ = ("_closed", "_endpoint", "_idle", "runtime", "shape", "stream_timeout")
+    __slots__ = ("_closed", "_distrusted", "_endpoint", "_idle", "runtime", "shape", "stream_timeout")
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint, stream_timeout: float) -> None:
         self.runtime = runtime
@@ -41,6 +43,8 @@ class Connections:
         #: In order of becoming idle, the oldest first. All are open: one that closes drops itself.
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
+        #: Until when an idle connection is no place for a request that must not be sent twice.
+        self._distrusted = 0.0
 
     def take(self, now: float, *, fresh: bool) -> UpstreamConnection | None:
         """An idle connection, or None.
@@ -56,6 +60,8 @@ class Connections:
         return self._idle.pop()
 
     def _take_fresh(self, now: float) -> UpstreamConnection | None:
+        if now < self._distrusted:
+            return None
         # The last one became idle last: if it is not fresh, none is.
         while self._idle and now - self._idle[-1].idle_since <= _FRESH:
             conn = self._idle.pop()
@@ -72,6 +78,10 @@ class Connections:
         conn.idle_since = now
         conn.deadline = now + _IDLE
         self._idle.append(conn)
+
+    def distrust(self) -> None:
+        """The endpoint has just closed an idle connection that a request was sent on; it may well do so again."""
+        self._distrusted = self.runtime.clock() + _DISTRUST
 
     def drop(self, conn: UpstreamConnection) -> None:
         """Forgets an idle connection that has closed."""
@@ -96,12 +106,13 @@ class Connections:
                 else:
                     await loop.create_connection(lambda: conn, address.host, address.port)
         except TimeoutError:
-            raise ConnectError(f"{address}: no connection within {seconds:g} s") from None
+            raise ConnectError(f"{address}: no connection within {seconds:g} s", word="connect timed out") from None
         except OSError as error:
             if error.errno in _SHORTAGE:
                 # The router's own want, not the endpoint's fault.
                 raise Overloaded(f"{address}: {error.strerror}") from None
-            raise ConnectError(f"{address}: {error.strerror or error}") from None
+            word = "connect refused" if isinstance(error, ConnectionRefusedError) else "connect failed"
+            raise ConnectError(f"{address}: {error.strerror or error}", word=word) from None
         except ValueError as error:
             # A host name that cannot be written for a look-up (an empty or overlong label).
             raise ConnectError(f"{address}: {error}") from None
@@ -110,6 +121,10 @@ class Connections:
     def close(self) -> None:
         """Closes what is idle; connections in use close after their response."""
         self._closed = True
+        self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """Closes what is idle: of an endpoint that is not well, no old connection is to be trusted later."""
         while self._idle:
             self._idle.pop().abandon()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -16,7 +17,9 @@ from router.policy.plain import PlainRequests, PlainResponses
 from router.policy.pool import Pool
 from router.policy.table import Table
 
-__all__ = ["Runtime", "wake"]
+__all__ = ["Runtime", "abandon_tasks", "wake"]
+
+log = logging.getLogger("router")
 
 _ID_BYTES = 16
 _IDS_AT_ONCE = 256
@@ -146,3 +149,22 @@ def wake(pool: Pool) -> None:
                 ticket.wake()
     finally:
         pool.waking = False
+
+
+async def abandon_tasks(seconds: float) -> None:
+    """Ends whatever plugins have left running. What does not let itself be ended is named and left behind.
+
+    Args:
+        seconds: how long they get.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if not left:
+        return
+    _, stuck = await asyncio.wait(left, timeout=seconds)
+    for task in stuck:
+        log.error("a task does not end and is left behind: %s", getattr(task.get_coro(), "__qualname__", "?"))
+        # Else the event loop would wait for it at its own end, for ever.
+        asyncio.tasks._unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]

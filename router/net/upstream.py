@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
 from router.model import Attempt, Exchange
-from router.net.body import Body
+from router.net.body import Body, broken_off, why
 from router.net.framing import BadFraming
 from router.net.heads import HEAD_END, final_head, without_body
 from router.net.sink import Sink, Switch
@@ -156,7 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._body is None:
             self._fail(UpstreamTimeout("no response head in time"))
         else:
-            self._fail(BodyError("no further piece of the body in time"))
+            self._fail(BodyError("no further piece of the body in time", word="timeout"))
 
     # Heads
 
@@ -238,7 +238,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             data = body.feed(data)
         except BadFraming as error:
-            self._fail(BodyError(str(error)))
+            self._fail(BodyError(str(error), word="garbage"))
             return
         now = self._home.runtime.clock()
         sink = self._sink
@@ -275,13 +275,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             self._home.drop(self)
         elif self._body is None:
-            self._fail(ResetError(f"closed before the response's head was complete ({_why(exc)})"))
+            if self.idle_since and not self._buffer:
+                self._home.distrust()
+            self._fail(ResetError(f"closed before the response's head was complete ({why(exc)})"))
         elif self._body.left == BODY_TO_END and exc is None:
             sink, now = self._sink, self._home.runtime.clock()
             self._settle(now)
             sink.on_body(self, b"", True, now)
         else:
-            self._fail(BodyError(f"closed before the response's body was complete ({_why(exc)})"))
+            self._fail(broken_off(exc))
 
     def _fail(self, error: RouterError) -> None:
         sink = self._sink
@@ -294,7 +296,3 @@ class UpstreamConnection(asyncio.Protocol):
         self._body = None
         self._buffer = b""
         self.deadline = _NEVER
-
-
-def _why(exc: Exception | None) -> str:
-    return "end of stream" if exc is None else getattr(exc, "strerror", None) or type(exc).__name__

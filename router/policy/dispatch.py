@@ -26,7 +26,7 @@ __all__ = ["Dispatch"]
 
 _NEVER = float("inf")
 #: Statuses that say that the endpoint, not the request, is at fault.
-_FAILING = frozenset({502, 503, 504})
+_FAILING = frozenset({500, 502, 503, 504})
 
 
 class Dispatch(msgspec.Struct, eq=False):
@@ -159,6 +159,8 @@ class Dispatch(msgspec.Struct, eq=False):
     def _pinned(self, now: float) -> Endpoint | Answer | None:
         pool, exchange = self.pool, self.exchange
         assert pool.affinity is not None
+        if now >= pool.due:
+            pool.tick(now)
         if not self._tries:
             try:
                 exchange.pinned = pool.affinity.find(pool.members, exchange)
@@ -256,7 +258,7 @@ class Dispatch(msgspec.Struct, eq=False):
         self.live.remove(attempt)
         pool = self.pool
         pool.release(attempt.endpoint, now)
-        if self.tell or pool.detectors or attempt.endpoint.limit == 1:
+        if self.tell or pool.listens or attempt.endpoint.limit == 1:
             if attempt.final is None:
                 attempt.final = outcome_of(attempt, error, now)
             pool.told(attempt.endpoint, attempt.final, now)

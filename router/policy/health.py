@@ -17,7 +17,12 @@ _NEVER = float("inf")
 
 
 class Probed:
-    """What active checks say. Starts unknown, which counts as down until the first pass."""
+    """What active checks say. Starts unknown, which counts as down until the first pass.
+
+    Args:
+        fall: failures in a row that take it down.
+        rise: passes in a row that bring it back; the very first pass of all is enough.
+    """
 
     __slots__ = ("_passed", "_streak", "fall", "known", "rise", "up")
 
@@ -29,21 +34,30 @@ class Probed:
         self._passed = False
         self._streak = 0
 
-    def told(self, passed: bool) -> bool:
-        """Takes one result; True if `up` changed by it. The very first pass is enough to be up."""
+    @property
+    def changing(self) -> bool:
+        """Whether the last results speak against the state: the next one is wanted soon."""
+        return self._streak > 0
+
+    def told(self, passed: bool) -> int:
+        """Takes one result.
+
+        Returns:
+            How many results in a row have just changed the state, or made it known for the first time; 0 if none did.
+        """
         if passed == self.up:
             self._streak = 0
-            self.known = True
-            return False
+            first, self.known = not self.known, True
+            return int(first)
         self._streak += 1
         needed = (self.rise if self._passed else 1) if passed else self.fall
         self.known = True
         if self._streak < needed:
-            return False
+            return 0
         self.up = passed
         self._passed = True
         self._streak = 0
-        return True
+        return needed
 
 
 class EjectionRule:
@@ -100,11 +114,16 @@ class Ejection:
         self._successes = 0
         return True
 
+    def shorten(self, now: float) -> None:
+        """Ends an ejection now rather than later: something other than time says that the endpoint is well again."""
+        self.until = min(self.until, now)
+
     def told(self, success: bool) -> Literal["", "cleared", "again"]:
         """Takes an outcome during probation: "cleared" after `rise` successes, "again" at the first failure."""
         if not self.probation:
             return ""
         if not success:
+            self._successes = 0
             return "again"
         self._successes += 1
         if self._successes < self.rule.rise:

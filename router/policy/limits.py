@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = ["Limits", "Timeouts"]
 
 _NEVER = float("inf")
@@ -19,9 +21,13 @@ class Timeouts:
 
 
 class Limits:
-    """How much may be under way and wait; infinity for no limit."""
+    """How much may be under way and wait; infinity for no limit.
 
-    __slots__ = ("in_flight", "per_endpoint", "queue", "queue_timeout")
+    Args:
+        adaptive: how the limit of each endpoint is found out, "gradient" or "aimd"; "" for a fixed one.
+    """
+
+    __slots__ = ("adaptive", "in_flight", "per_endpoint", "queue", "queue_timeout")
 
     def __init__(
         self,
@@ -29,7 +35,9 @@ class Limits:
         per_endpoint: float = _NEVER,
         queue: int = 0,
         queue_timeout: float = 1.0,
+        adaptive: Literal["", "gradient", "aimd"] = "",
     ) -> None:
+        self.adaptive = adaptive
         self.in_flight = in_flight
         self.per_endpoint = per_endpoint
         self.queue = queue

@@ -22,9 +22,10 @@ def answer(error: RouterError) -> Answer:
 
 def outcome_of(attempt: Attempt, error: RouterError | None, now: float) -> Outcome:
     """What an attempt came to that ended in this way."""
-    elapsed = None if attempt.head_at is None else attempt.head_at - attempt.sent_at
+    head_at = attempt.head_at
+    elapsed = None if head_at is None else head_at - attempt.sent_at
     if error is None:
-        return Outcome("success", elapsed=elapsed, status=attempt.status)
+        return Outcome("success", "", True, elapsed, attempt.status)
     if isinstance(error, UpstreamError):
         return Outcome(
             "failure",

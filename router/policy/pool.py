@@ -14,8 +14,10 @@ from router.api import Affinity, Detector, Selector
 from router.model import Candidates, Eject, Endpoint, Exchange, Outcome
 from router.policy.health import EjectionRule, Health
 from router.policy.limits import Limits, Timeouts
+from router.policy.quantiles import Quantile
 from router.policy.retry import Budget, RetryRule
 from router.policy.roster import Roster
+from router.policy.slowstart import SlowStart
 from router.policy.tiers import Tier, draw_tier
 from router.policy.waiting import Queue, Ticket
 
@@ -51,9 +53,12 @@ class Pool(Roster):
         few_ready: float = 0.0,
         zone: str = "",
         on_unready: Literal["reselect", "refuse"] = "reselect",
+        slow_start: SlowStart | None = None,
     ) -> None:
-        limits, ejection = limits or Limits(), ejection or EjectionRule()
-        super().__init__(name, selector, detectors, limits, ejection, probe, few_ready, zone)
+        limits, ejection, slow_start = limits or Limits(), ejection or EjectionRule(), slow_start or SlowStart()
+        super().__init__(
+            name, selector, detectors, limits, ejection, probe, when_few_ready, few_ready, zone, slow_start
+        )
         self.rng = rng
         self.affinity = affinity
         self.timeouts = timeouts or Timeouts()
@@ -62,13 +67,17 @@ class Pool(Roster):
         #: Seconds that the head of one attempt's response may take.
         self.attempt_timeout = min(self.timeouts.head, self.retry.attempt_timeout)
         self.hedge_after = self.retry.hedge_after
-        self.when_few_ready = when_few_ready
+        self._latency = Quantile(self.retry.hedge_share) if self.retry.hedge_share is not None else None
         self.on_unready = on_unready
         self.queue = Queue()
         #: Whether waiting exchanges are being woken right now.
         self.waking = False
         #: Exchanges admitted and not yet over.
         self.in_flight = 0
+        #: Whether outcomes are samples of latency to anybody.
+        self._measures = self._latency is not None or bool(limits.adaptive)
+        #: Whether outcomes are wanted.
+        self.listens = self._measures or bool(self.detectors)
         #: Called with a plugin that raised.
         self.muted: Callable[[Any, Exception], None] = lambda plugin, error: None
         self._selector_key = getattr(selector, "key", None)
@@ -77,10 +86,11 @@ class Pool(Roster):
 
     def tick(self, now: float) -> None:
         """Does what time alone has made due."""
-        for endpoint in self.members.values():
-            if endpoint.health.ejection.expire(now):
-                self.changed(endpoint, "ejection over, on probation")
-        self._place_all(now)
+        for endpoint in [e for e in self._out if e.health.ejection.expire(now)]:
+            del self._out[endpoint]
+            self.place(endpoint, now)
+            self.changed(endpoint, "ejection over, on probation")
+        self.set_due(now)
         for detector in [d for d in self.detectors if hasattr(d, "tick")]:
             try:
                 detector.tick(tuple(self.members.values()), now)
@@ -104,10 +114,14 @@ class Pool(Roster):
                 break
             spare = self._of_tier(other)
             found = spare if spare is not None else found
-        return found
+        return self._on_trial() if found is not None and not found else found
+
+    def _on_trial(self) -> Candidates:
+        """With all others full or out, those on probation may take more than one request at a time."""
+        return Candidates.of(e for tier in self.tiers for e in tier.trial if e.load < self._limit_of(e))
 
     def _of_tier(self, tier: Tier) -> Candidates | None:
-        if tier.ready_count > self.few_ready * tier.open_count:
+        if not tier.few:
             return tier.candidates()
         return tier.everyone() if self.when_few_ready == "try_all" and tier.open_count else None
 
@@ -156,7 +170,7 @@ class Pool(Roster):
         ticket = self.queue.first()
         if ticket is None or (not ticket.admitted and self.in_flight >= self.limits.in_flight):
             return None
-        if not any(self._of_tier(tier) for tier in self.tiers):
+        if not any(self._of_tier(tier) for tier in self.tiers) and not self._on_trial():
             return None
         self.queue.pop()
         if not ticket.admitted:
@@ -169,14 +183,12 @@ class Pool(Roster):
     def told(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         """Takes the outcome of a closed lease: probation first, then the detectors."""
         # Of one that left the pool, a detector would keep what nobody ever makes it forget.
-        if outcome.result == "neutral" or self.members.get(endpoint.identity) is not endpoint:
+        if endpoint.home is None and self.members.get(endpoint.identity) is not endpoint:
             return
-        again = endpoint.health.ejection.told(outcome.result == "success")
-        if again == "again":
-            self._eject(endpoint, Eject("failed on probation", outcome.phase != "head" or not outcome.status), now)
-        elif again == "cleared":
-            self.place(endpoint, now)
-            self.changed(endpoint, "back in service")
+        if endpoint.health.ejection.probation and outcome.result != "neutral":
+            self._tried(endpoint, outcome, now)
+        if self._measures:
+            self._measure(endpoint, outcome, now)
         for detector in self.detectors:
             try:
                 verdict = detector.observe(endpoint, outcome, now)
@@ -186,27 +198,62 @@ class Pool(Roster):
             if verdict is not None:
                 self._eject(endpoint, verdict, now)
 
+    def _tried(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+        """Takes an outcome during probation."""
+        verdict = endpoint.health.ejection.told(outcome.result == "success")
+        if verdict == "again":
+            self._eject(endpoint, Eject("failed on probation", outcome.phase != "head" or not outcome.status), now)
+        elif verdict == "cleared":
+            self.place(endpoint, now)
+            self.changed(endpoint, "back in service")
+
+    def _measure(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+        """Takes an outcome as a sample of latency."""
+        elapsed = outcome.elapsed
+        if self._latency is not None and elapsed is not None:
+            # Of one that was given up, it is a lower bound; to leave it out would make the slow ones vanish.
+            self._latency.add(elapsed)
+            self.hedge_after = self._latency.value
+        adaptive = self._adaptive.get(endpoint)
+        if adaptive is None or outcome.result == "neutral":
+            return
+        if adaptive.sample(elapsed, endpoint.load + 1, outcome.result == "failure"):
+            self.place(endpoint, now)
+
     def _mute(self, detector: Detector, error: Exception) -> None:
         self.detectors = tuple(d for d in self.detectors if d is not detector)
+        self.listens = self._measures or bool(self.detectors)
         self.muted(detector, error)
 
     def _eject(self, endpoint: Endpoint, verdict: Eject, now: float) -> None:
         health: Health = endpoint.health
         if health.ejection.lasts(now) or self.members.get(endpoint.identity) is not endpoint:
             return
-        ejected = sum(1 for e in self.members.values() if e.health.ejection.lasts(now))
+        ejected = sum(1 for e in self._out if e.health.ejection.lasts(now))
         if not self.ejection.may_eject(ejected, len(self.members), connection=verdict.connection):
             return
         health.ejection.eject(now, verdict.cause)
+        self._out[endpoint] = None
+        self.due = min(self.due, health.due())
         self.place(endpoint, now)
         self.changed(endpoint, f"ejected for {health.ejection.until - now:g} s: {verdict.cause}")
 
     def probed(self, endpoint: Endpoint, passed: bool, cause: str, now: float) -> None:
         """Takes one result of an active check."""
         machine = endpoint.health.probed
-        if machine is not None and machine.told(passed):
-            self.place(endpoint, now)
-            self.changed(endpoint, f"up: {cause}" if passed else f"down: {cause}")
+        if machine is None or self.members.get(endpoint.identity) is not endpoint:
+            return
+        count = machine.told(passed)
+        if not count:
+            return
+        many = f"{count} probe{'s' * (count != 1)}"
+        if passed and endpoint in self._out:
+            # It was down and is up again: the ejection was about what is over now (so does Envoy).
+            endpoint.health.ejection.shorten(now)
+            endpoint.health.ejection.expire(now)
+            del self._out[endpoint]
+        self.place(endpoint, now)
+        self.changed(endpoint, f"up: {many} passed" if passed else f"down: {many} failed: {cause}")
 
     def operate(self, endpoint: Endpoint, state: Literal["up", "drain"], now: float) -> None:
         """Takes an operator's word."""

@@ -27,7 +27,7 @@ _BACKOFF_MOST = 0.25
 class RetryRule:
     """A pool's settings for retries."""
 
-    __slots__ = ("attempt_timeout", "attempts", "buffer", "hedge_after", "reasons", "statuses")
+    __slots__ = ("attempt_timeout", "attempts", "buffer", "hedge_after", "hedge_share", "reasons", "statuses")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class RetryRule:
         attempt_timeout: float = float("inf"),
         buffer: int = 64 << 10,
         hedge_after: float | None = None,
+        hedge_share: float | None = None,
     ) -> None:
         self.attempts = attempts
         self.reasons = frozenset(word for word in on if not word.isdigit() and word != "5xx")
@@ -44,7 +45,9 @@ class RetryRule:
         self.attempt_timeout = attempt_timeout
         #: Bytes of a request body that may be kept for sending it again.
         self.buffer = buffer
+        #: Seconds after which a second endpoint is asked, or the share of answers that come sooner.
         self.hedge_after = hedge_after
+        self.hedge_share = hedge_share
 
 
 class Budget:

@@ -5,12 +5,15 @@ Endpoints stand in lists kept by swap-remove, so a request never filters anythin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from typing import Literal
 
 from router.api import Detector, Selector
 from router.model import Candidates, Endpoint, EndpointSpec, Members
+from router.policy.adaptive import AdaptiveLimit, make_limit
 from router.policy.health import EjectionRule, Health, Probed
 from router.policy.limits import Limits
+from router.policy.slowstart import SlowStart
 from router.policy.tiers import Tier
 
 __all__ = ["Roster"]
@@ -18,6 +21,8 @@ __all__ = ["Roster"]
 _NEVER = float("inf")
 #: Seconds between two asks of a detector's `tick`.
 _TICK = 1.0
+#: What an adaptive limit may rise to where no other is set.
+_MOST_ADAPTIVE = 1000
 
 
 class Roster:
@@ -31,8 +36,10 @@ class Roster:
         limits: Limits,
         ejection: EjectionRule,
         probe: tuple[int, int] | None,
+        when_few_ready: Literal["try_all", "refuse"],
         few_ready: float,
         zone: str,
+        slow_start: SlowStart,
     ) -> None:
         self.name = name
         self.selector = selector
@@ -40,14 +47,26 @@ class Roster:
         self.limits = limits
         self.ejection = ejection
         self.probe = probe
+        self.when_few_ready = when_few_ready
         self.few_ready = few_ready
         self.zone = zone
+        self.slow_start = slow_start
+        #: Until `started`, nobody is served: what is found out about endpoints is no change, and nobody starts slowly.
+        self.starting = True
         self.members = Members({})
         self.tiers: tuple[Tier, ...] = ()
         #: The next moment at which time alone changes something.
         self.due = _NEVER
         #: The one list that usually answers `candidates`; always empty where tiers, zones or shares matter.
         self._usual = Candidates()
+        #: Endpoints whose ejection lasts, and those that are ready.
+        self._out: dict[Endpoint, None] = {}
+        self._ready: set[Endpoint] = set()
+        self._adaptive: dict[Endpoint, AdaptiveLimit] = {}
+        #: Called when the set of members may have changed.
+        self.updated: Callable[[], None] = lambda: None
+        #: Called with what has changed about the pool as a whole.
+        self.said: Callable[[str], None] = lambda what: None
         #: Called with the endpoint and a cause at each change of state.
         self.changed: Callable[[Endpoint, str], None] = lambda endpoint, cause: None
         #: Called with a removed endpoint whose last lease has closed.
@@ -69,20 +88,38 @@ class Roster:
         left = [endpoint for identity, endpoint in self.members.items() if identity not in wanted]
         for endpoint in left:
             self._unplace(endpoint)
+            self._out.pop(endpoint, None)
+            self._ready.discard(endpoint)
+            self._adaptive.pop(endpoint, None)
+            self.slow_start.drop(endpoint)
         members = {identity: self._member(identity, spec) for identity, spec in wanted.items()}
         self.members = Members(members)
-        levels = sorted({endpoint.spec.priority for endpoint in members.values()})
         for endpoint in members.values():
             self._unplace(endpoint)
-        self.tiers = tuple(
-            Tier([e for e in members.values() if e.spec.priority == level], self.zone) for level in levels
-        )
+        self.tiers = self._tiers_of(members.values())
         plain = len(self.tiers) == 1 and self.tiers[0].is_plain and not self.few_ready
         self._usual = self.tiers[0].candidates() if plain else Candidates()
         self._place_all(now)
         self._tell_selector()
         for endpoint in left:
             self._forget(endpoint)
+        self.updated()
+
+    def started(self, now: float) -> None:
+        """Requests come from now on. To be called once, after the first round of probes."""
+        self.starting = False
+        for tier in self.tiers:
+            self._tell_few(tier)
+
+    def _tiers_of(self, members: Iterable[Endpoint]) -> tuple[Tier, ...]:
+        told = {tier.priority: tier.few_told for tier in self.tiers}
+        levels: dict[int, list[Endpoint]] = {}
+        for endpoint in members:
+            levels.setdefault(endpoint.spec.priority, []).append(endpoint)
+        tiers = tuple(Tier(levels[level], self.zone, self.few_ready) for level in sorted(levels))
+        for tier in tiers:
+            tier.few_told = told.get(tier.priority, False)
+        return tiers
 
     def _member(self, identity: str, spec: EndpointSpec) -> Endpoint:
         endpoint = self.members.get(identity)
@@ -90,6 +127,9 @@ class Roster:
             endpoint = Endpoint(spec, self.name)
             probed = Probed(*self.probe) if self.probe is not None else None
             endpoint.health = Health(self.ejection, probed, spec.state)
+            if self.limits.adaptive:
+                most = int(min(self.limits.per_endpoint, _MOST_ADAPTIVE))
+                self._adaptive[endpoint] = make_limit(self.limits.adaptive, most)
         elif endpoint.spec != spec:
             if endpoint.spec.state != spec.state:
                 endpoint.health.operator = spec.state
@@ -125,24 +165,65 @@ class Roster:
             endpoint.home = None
 
     def _place_all(self, now: float) -> None:
+        ready = frozenset(self._ready)
+        for tier in self.tiers:
+            for endpoint in tier.members:
+                self._seat(endpoint, tier, ready, now)
+        for tier in self.tiers:
+            self._tell_few(tier)
+        self.set_due(now)
+
+    def set_due(self, now: float) -> None:
+        """Writes the weights of now, and finds the next moment at which time alone changes something."""
         # Detectors that measure over time are asked about once a second, as long as requests come.
-        self.due = now + _TICK if any(hasattr(detector, "tick") for detector in self.detectors) else _NEVER
-        for endpoint in self.members.values():
-            self.place(endpoint, now)
+        ticking = any(hasattr(detector, "tick") for detector in self.detectors)
+        ended = min((endpoint.health.due() for endpoint in self._out), default=_NEVER)
+        self.due = min(now + _TICK if ticking else _NEVER, ended, self.slow_start.step(now))
 
     def place(self, endpoint: Endpoint, now: float) -> None:
         """Puts the endpoint where its state says; called at every change of state."""
         tier = self._tier_of(endpoint)
-        if tier is None:
-            return
-        health: Health = endpoint.health
-        endpoint.limit = 1 if health.ejection.probation else self.limits.per_endpoint
-        self._seat(endpoint, tier, now)
-        self.due = min(self.due, health.due())
+        if tier is not None:
+            self._seat(endpoint, tier, self._ready, now)
+            self._tell_few(tier)
 
-    def _seat(self, endpoint: Endpoint, tier: Tier, now: float) -> None:
-        ready = endpoint.health.is_ready(now) and endpoint.spec.weight > 0
-        tier.note(endpoint, ready=ready, open_to_all=endpoint.health.operator == "up" and endpoint.spec.weight > 0)
+    def _tell_few(self, tier: Tier) -> None:
+        """Says when health begins to be ignored, or requests to be refused, and when that is over."""
+        few = tier.few
+        if few == tier.few_told or self.starting or not tier.open_count:
+            return
+        tier.few_told = few
+        which = f"tier {tier.priority}: " if len(self.tiers) > 1 else ""
+        then = ": health is ignored, all are tried" if self.when_few_ready == "try_all" else ": requests are refused"
+        count = f"{which}{tier.ready_count} of {tier.open_count} endpoints ready"
+        self.said(f"{count}{then}" if few else f"{count} again")
+
+    def _limit_of(self, endpoint: Endpoint) -> float:
+        """How many leases an endpoint may have at once when it is well."""
+        adaptive = self._adaptive.get(endpoint)
+        return self.limits.per_endpoint if adaptive is None else adaptive.limit
+
+    def _turn(self, endpoint: Endpoint, ready: bool, company: Set[Endpoint], now: float) -> None:
+        """The endpoint has become ready, or is not any more. `company`: those that were ready before it."""
+        if not ready:
+            self._ready.discard(endpoint)
+            self.slow_start.drop(endpoint)
+            return
+        # Without anybody else to take the rest, less weight would be nothing but words.
+        others = any(other.spec.priority == endpoint.spec.priority for other in company)
+        self._ready.add(endpoint)
+        if others and not self.starting:
+            self.slow_start.begin(endpoint, now)
+            self.due = min(self.due, self.slow_start.step(now))
+
+    def _seat(self, endpoint: Endpoint, tier: Tier, company: Set[Endpoint], now: float) -> None:
+        health: Health = endpoint.health
+        endpoint.limit = 1 if health.ejection.probation else self._limit_of(endpoint)
+        ready = health.is_ready(now) and endpoint.spec.weight > 0
+        open_to_all = health.operator == "up" and endpoint.spec.weight > 0
+        tier.note(endpoint, ready=ready, open_to_all=open_to_all, on_trial=health.ejection.probation)
+        if ready != (endpoint in self._ready):
+            self._turn(endpoint, ready, company, now)
         home = tier.list_for(endpoint) if ready and endpoint.load < endpoint.limit else None
         if home is not endpoint.home:
             self._unplace(endpoint)

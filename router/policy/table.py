@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.config import AnswerConfig, Config, HeadersConfig, PoolConfig, RouteConfig
+from router.corekeys import ProbeKeys
 from router.model import EndpointSpec
 from router.policy.answering import GivenAnswer
 from router.policy.health import EjectionRule
@@ -20,11 +21,13 @@ from router.policy.pool import Pool
 from router.policy.retry import Budget, RetryRule
 from router.policy.rewriting import FieldRules, Rewriting
 from router.policy.routes import Route, RouteTable
+from router.policy.slowstart import SlowStart
 from router.policy.split import Split
 
 __all__ = ["Parts", "Table", "build_table"]
 
 _NEVER = float("inf")
+_TIMING = ProbeKeys()
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -36,6 +39,9 @@ class Parts:
     affinity: Any = None
     on_unready: Any = "reselect"
     detectors: tuple[Any, ...] = ()
+    #: The probe, and when it is asked: config's interval, timeout, fall and rise.
+    probe: Any = None
+    timing: ProbeKeys = _TIMING
 
 
 class Table:
@@ -147,7 +153,7 @@ def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _build_pool(pool: PoolConfig, config: Config, parts: Parts, rng: random.Random) -> Pool:
-    limits, retry, ejection = pool.limits, pool.retry, pool.ejection
+    limits, retry, ejection, timing = pool.limits, pool.retry, pool.ejection, parts.timing
     return Pool(
         pool.name,
         parts.selector,
@@ -157,17 +163,24 @@ def _build_pool(pool: PoolConfig, config: Config, parts: Parts, rng: random.Rand
         detectors=parts.detectors,
         timeouts=Timeouts(pool.timeouts.connect, pool.timeouts.head, pool.timeouts.stream),
         limits=Limits(
-            limits.in_flight or _NEVER, limits.in_flight_per_endpoint or _NEVER, limits.queue, limits.queue_timeout
+            limits.in_flight or _NEVER,
+            limits.in_flight_per_endpoint or _NEVER,
+            limits.queue,
+            limits.queue_timeout,
+            "" if limits.adaptive == "none" else limits.adaptive,
         ),
         retry=RetryRule(
             retry.attempts,
             retry.on,
             retry.attempt_timeout,
             retry.buffer,
-            retry.hedge_after if retry.hedge_after != _NEVER else None,
+            retry.hedge_after.seconds,
+            retry.hedge_after.share,
         ),
         budget=Budget(retry.budget, retry.reserve),
-        ejection=EjectionRule(ejection.base, ejection.max, ejection.max_share),
+        ejection=EjectionRule(ejection.base, ejection.max, ejection.max_share, timing.rise),
+        probe=(timing.fall, timing.rise) if parts.probe is not None else None,
+        slow_start=SlowStart(pool.slow_start.window, pool.slow_start.min),
         when_few_ready=pool.when_few_ready,
         few_ready=pool.few_ready,
         zone=config.server.zone if pool.prefer_zone else "",

@@ -18,10 +18,24 @@ _OVERPROVISION = 1.4
 class Tier:
     """One priority level. Written by pool.py."""
 
-    __slots__ = ("_all", "_elsewhere", "_merged", "_open", "_own", "_ready", "_zoned", "members", "priority")
+    __slots__ = (
+        "_all",
+        "_elsewhere",
+        "_merged",
+        "_open",
+        "_own",
+        "_ready",
+        "_zoned",
+        "few_ready",
+        "few_told",
+        "members",
+        "priority",
+        "trial",
+    )
 
-    def __init__(self, members: list[Endpoint], zone: str = "") -> None:
+    def __init__(self, members: list[Endpoint], zone: str = "", few_ready: float = 0.0) -> None:
         self.members = members
+        self.few_ready = few_ready
         self.priority = members[0].spec.priority
         self._own = Candidates()
         self._elsewhere = Candidates()
@@ -31,6 +45,10 @@ class Tier:
         self._open: set[Endpoint] = set()
         self._merged: Candidates | None = None
         self._all: Candidates | None = None
+        #: Ready endpoints on probation.
+        self.trial: dict[Endpoint, None] = {}
+        #: What was said of `few` last.
+        self.few_told = False
 
     @property
     def ready_count(self) -> int:
@@ -43,6 +61,11 @@ class Tier:
         return len(self._open)
 
     @property
+    def few(self) -> bool:
+        """Whether too few are ready: health is ignored, or requests are refused (panic)."""
+        return not len(self._ready) > self.few_ready * len(self._open)
+
+    @property
     def is_plain(self) -> bool:
         """Whether `candidates` is always the same list."""
         return not self._zoned
@@ -50,10 +73,14 @@ class Tier:
     def list_for(self, endpoint: Endpoint) -> Candidates:
         return self._elsewhere if self._zoned and endpoint not in self._zoned else self._own
 
-    def note(self, endpoint: Endpoint, *, ready: bool, open_to_all: bool) -> None:
-        """Takes an endpoint's state: whether it is ready, and whether it may serve when health is ignored."""
+    def note(self, endpoint: Endpoint, *, ready: bool, open_to_all: bool, on_trial: bool = False) -> None:
+        """Takes an endpoint's state: whether it is ready, may serve when health is ignored, and is on probation."""
         (self._ready.add if ready else self._ready.discard)(endpoint)
         (self._open.add if open_to_all else self._open.discard)(endpoint)
+        if ready and on_trial:
+            self.trial[endpoint] = None
+        else:
+            self.trial.pop(endpoint, None)
 
     def touch(self) -> None:
         """Forgets what was made of the lists."""

@@ -15,12 +15,14 @@ from router.testing.make import (
     make_members,
     make_tools,
 )
+from router.testing.probe import check_probe
 from router.testing.selection import check_selector
 
 __all__ = [
     "FakeClock",
     "check_affinity",
     "check_detector",
+    "check_probe",
     "check_selector",
     "make_attempt",
     "make_candidates",

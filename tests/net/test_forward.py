@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.config import LimitsConfig, PoolTimeouts, RetryConfig
+from router.config import HedgeDelay, LimitsConfig, PoolTimeouts, RetryConfig
 from router.model import EndpointSpec, Response
 
 
@@ -327,8 +327,8 @@ async def test_a_response_that_begins_before_the_request_ends(world: Any) -> Non
 # Hedging
 
 
-def hedged(seconds: float = 0.05) -> dict[str, Any]:
-    return {"retry": RetryConfig(hedge_after=seconds, reserve=1000)}  # type: ignore[arg-type]
+def hedged(delay: str = "50ms") -> dict[str, Any]:
+    return {"retry": RetryConfig(hedge_after=HedgeDelay(delay), reserve=1000)}
 
 
 async def test_a_slow_endpoint_is_hedged_and_let_go(world: Any) -> None:
@@ -346,7 +346,7 @@ async def test_a_slow_endpoint_is_hedged_and_let_go(world: Any) -> None:
 async def test_a_hedge_is_never_forgotten(world: Any) -> None:
     """Timers may fire a little before their time by the router's clock (uvloop's do, now and then)."""
     slow, fast = await world.upstream(never), await world.upstream()
-    house = await world.router(slow, fast, pool=hedged(0.0151))
+    house = await world.router(slow, fast, pool=hedged("15.1ms"))
     house.runtime.clock = lambda: int(time.monotonic() * 100) / 100
     client = await world.client(house)
     async with asyncio.timeout(4):
@@ -386,7 +386,7 @@ async def test_both_of_two_may_fail(world: Any) -> None:
         peer.reset()
 
     both = [await world.upstream(late_reset) for _ in range(2)]
-    house = await world.router(*both, pool={"retry": RetryConfig(attempts=1, hedge_after=0.03)})  # type: ignore[arg-type]
+    house = await world.router(*both, pool={"retry": RetryConfig(attempts=1, hedge_after=HedgeDelay("30ms"))})
     assert (await (await world.client(house)).get()).status == 502
     await house.settled(*both)
 
@@ -399,7 +399,7 @@ async def test_a_post_is_not_hedged(world: Any) -> None:
             peer.answer(b"late")
 
     both = [await world.upstream(late) for _ in range(2)]
-    house = await world.router(*both, pool=hedged(0.02))
+    house = await world.router(*both, pool=hedged("20ms"))
     assert (await (await world.client(house)).get(method="POST", body=b"x")).body == b"late"
     assert sum(len(each.requests) for each in both) == 1
 

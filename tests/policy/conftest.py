@@ -60,6 +60,12 @@ class Scripted:
     def forget(self, endpoint: Endpoint) -> None:
         self.forgotten.append(endpoint)
 
+    def eject(self, pool: Pool, endpoint: Endpoint, now: float, *, connection: bool = True) -> None:
+        """Lets the pool hear of a failure, and says that the endpoint should go for it."""
+        self.verdict = Eject("test", connection)
+        pool.told(endpoint, Outcome("failure", phase="connect"), now)
+        self.verdict = None
+
 
 def _specs(endpoints: int | Iterable[EndpointSpec]) -> tuple[EndpointSpec, ...]:
     if isinstance(endpoints, int):

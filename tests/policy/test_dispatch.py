@@ -331,8 +331,8 @@ def test_what_each_end_comes_to(build: Build, now: float) -> None:
     assert final(lambda d, a: d.failed(a, ProtocolError(), True, now)) == ("failure", "head", True, None, 0)
     assert final(headed(200, None)) == ("success", "", True, 1, 200)
     assert final(headed(404, None)) == ("success", "", True, 1, 404)
-    assert final(headed(500, None)) == ("success", "", True, 1, 500)
-    for status in (502, 503, 504):
+    assert final(headed(501, None)) == ("success", "", True, 1, 501)
+    for status in (500, 502, 503, 504):
         assert final(headed(status, None)) == ("failure", "head", True, 1, status)
         assert final(headed(status, ClientGone())) == ("failure", "head", True, 1, status), "final at the head"
     assert final(headed(200, ClientGone())) == ("neutral", "", True, 1, 200)
@@ -524,6 +524,16 @@ def test_a_retry_does_not_hit_the_dead_pin_again(build: Build, now: float, scrip
     assert scripted.found == 1
 
 
+def test_an_ejections_end_is_noted_before_a_pin_is_followed(build: Build, now: float, scripted: Any) -> None:
+    """Where all requests are pinned, nobody else looks at the time: probation is one at a time for them too."""
+    pool = build(2, affinity=scripted, detectors=[scripted], ejection=EjectionRule(base=30))
+    a, b = pool.members.values()
+    scripted.eject(pool, a, now)
+    scripted.pin = a
+    assert [sent(start(pool), now + 30).endpoint for _ in range(3)] == [a, b, b]
+    assert a.health.ejection.probation
+
+
 def test_a_full_pin_is_passed_by(build: Build, now: float, scripted: Any) -> None:
     pool = build(2, affinity=scripted, limits=Limits(per_endpoint=1))
     scripted.pin = pool.members["a"]
@@ -674,6 +684,51 @@ def test_a_waiting_exchange_is_served_when_an_ejections_end_makes_room(build: Bu
     assert action.endpoint is attempt.endpoint
 
 
+def test_a_waiting_exchange_is_woken_by_a_limit_that_rises(build: Build, now: float) -> None:
+    pool = build(1, limits=Limits(queue=1, queue_timeout=99, adaptive="aimd"))
+    a = pool.members["a"]
+    running = [start(pool) for _ in range(20)]
+    attempts = [sent(dispatch, now) for dispatch in running]
+    late = start(pool)
+    parked = late.next(now)
+    assert isinstance(parked, Park)
+    for dispatch, attempt in list(zip(running, attempts, strict=True))[:10]:
+        assert a.limit == 20
+        dispatch.head(attempt, 200, now + 1)
+        dispatch.ended(attempt, None, now + 1)
+        # The other half of its room is taken again at once.
+        pool.acquire(a, now + 1)
+    assert a.limit == 21
+    assert wake(pool) == [parked.ticket]
+    assert isinstance(late.next(now + 1), Attempt)
+
+
+def test_on_probation_an_outcome_is_told_though_nobody_else_listens(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, detectors=[scripted], ejection=EjectionRule(base=30, rise=1))
+    a, b = pool.members.values()
+    scripted.eject(pool, a, now)
+    pool.operate(b, "drain", now)
+    scripted.error = RuntimeError("muted from now on")
+    pool.told(b, scripted.observed[0][1], now)
+    assert not pool.listens
+    dispatch = start(pool)
+    attempt = sent(dispatch, now + 30)
+    assert (attempt.endpoint, a.limit) == (a, 1)
+    dispatch.head(attempt, 200, now + 31)
+    dispatch.ended(attempt, None, now + 31)
+    assert a.limit == float("inf")
+
+
+def test_rather_than_refuse_one_on_probation_serves_more_than_one(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, detectors=[scripted], ejection=EjectionRule(base=30))
+    a, b = pool.members.values()
+    scripted.eject(pool, a, now)
+    pool.operate(b, "drain", now)
+    attempts = [sent(start(pool), now + 30) for _ in range(3)]
+    assert [attempt.endpoint for attempt in attempts] == [a] * 3
+    assert a.health.ejection.probation
+
+
 # Hedging
 
 
@@ -694,8 +749,53 @@ def test_a_slow_attempt_gets_a_second_one_beside_it(build: Build, now: float, sc
     assert dispatch.next(now + 0.3) is None, "the head was passed on"
     dispatch.ended(slow, ClientGone(), now + 0.2)
     dispatch.ended(quick, None, now + 0.3)
-    assert [outcome.result for _, outcome in scripted.observed] == ["success"]
+    (loser, winner) = (outcome for _, outcome in scripted.observed)
+    assert (loser.result, loser.elapsed) == ("neutral", pytest.approx(0.2)), "how long it was waited for"
+    assert (winner.result, winner.elapsed) == ("success", pytest.approx(0.09))
     dispatch.close(now + 0.3)
+    assert idle(pool)
+
+
+def test_a_quantile_decides_how_slow_is_slow_once_it_is_known(build: Build, now: float) -> None:
+    pool = build(3, retry=RetryRule(hedge_share=0.95))
+    for turn in range(100):
+        dispatch = start(pool)
+        attempt = sent(dispatch, now + turn)
+        assert attempt.hedge_after is None
+        assert dispatch.next(now + turn + 9) is None
+        dispatch.head(attempt, 200, now + turn + 0.05)
+        dispatch.ended(attempt, None, now + turn + 0.05)
+        dispatch.close(now + turn + 0.05)
+    now += 200
+    dispatch = start(pool)
+    slow = sent(dispatch, now)
+    assert slow.hedge_after == pytest.approx(0.05, rel=0.04)
+    assert dispatch.next(now + 0.04) is None
+    quick = sent(dispatch, now + 0.06)
+    dispatch.head(quick, 200, now + 0.07)
+    dispatch.ended(slow, ClientGone(), now + 0.07)
+    dispatch.ended(quick, None, now + 0.07)
+    dispatch.close(now + 0.07)
+    assert idle(pool)
+
+
+def test_the_losers_of_hedges_keep_the_quantile_up(build: Build, now: float) -> None:
+    """Each exchange is won by the second endpoint, in no time: the quantile must not sink until all are hedged."""
+    pool = build(2, retry=RetryRule(hedge_share=0.5), budget=Budget(1, 1000))
+    for turn in range(200):
+        dispatch = start(pool)
+        slow = sent(dispatch, now + turn)
+        if slow.hedge_after is None:
+            dispatch.head(slow, 200, now + turn + 0.4)
+            winner, end = slow, now + turn + 0.4
+        else:
+            assert slow.hedge_after == pytest.approx(0.4, rel=0.04)
+            winner = sent(dispatch, now + turn + 0.42)
+            end = now + turn + 0.421
+            assert dispatch.head(winner, 200, end) == Relay((slow,))
+            dispatch.ended(slow, ClientGone(), end)
+        dispatch.ended(winner, None, end)
+        dispatch.close(end)
     assert idle(pool)
 
 

@@ -32,26 +32,57 @@ def test_rise_and_fall(results: str, up: str) -> None:
     probed = Probed(fall=3, rise=2)
     said = ""
     for result in results:
-        before = probed.up
-        changed = probed.told(result == "+")
-        assert changed is (probed.up != before)
+        before = probed.known, probed.up
+        count = probed.told(result == "+")
+        assert (count > 0) is ((probed.known, probed.up) != before)
         said += "u" if probed.up else "."
     assert said == up
+
+
+@pytest.mark.parametrize(
+    ("results", "counts"),
+    [
+        ("+", [1]),
+        # The first failure of one that has never passed is news, though "up" was not true before.
+        ("--", [1, 0]),
+        ("-+", [1, 1]),
+        ("+--+", [1, 0, 0, 0]),
+        ("+----", [1, 0, 0, 3, 0]),
+        ("+---+++", [1, 0, 0, 3, 0, 2, 0]),
+    ],
+)
+def test_a_change_says_how_many_results_made_it(results: str, counts: list[int]) -> None:
+    probed = Probed(fall=3, rise=2)
+    assert [probed.told(result == "+") for result in results] == counts
+
+
+@pytest.mark.parametrize(
+    ("results", "changing"),
+    [("", ""), ("+", "."), ("---", "..."), ("+--+", ".cc."), ("+---", ".cc."), ("+---+-", ".cc.c."), ("+---++", ".cc.c.")],
+)
+def test_the_next_result_is_wanted_soon_while_results_speak_against_the_state(results: str, changing: str) -> None:
+    probed = Probed(fall=3, rise=2)
+    said = ""
+    assert not probed.changing
+    for result in results:
+        probed.told(result == "+")
+        said += "c" if probed.changing else "."
+    assert said == changing
 
 
 def test_nothing_is_known_before_the_first_result() -> None:
     probed = Probed()
     assert (probed.up, probed.known, probed.fall, probed.rise) == (False, False, 3, 2)
-    assert not probed.told(False)
-    assert probed.known
+    assert probed.told(False) == 1
+    assert (probed.up, probed.known) == (False, True)
 
 
 @pytest.mark.parametrize(("fall", "rise"), [(1, 1), (2, 3), (5, 1)])
 def test_fall_and_rise_are_counted_in_a_row(fall: int, rise: int) -> None:
     probed = Probed(fall, rise)
     probed.told(True)
-    assert [probed.told(False) for _ in range(fall)] == [False] * (fall - 1) + [True]
-    assert [probed.told(True) for _ in range(rise)] == [False] * (rise - 1) + [True]
+    assert [probed.told(False) for _ in range(fall)] == [0] * (fall - 1) + [fall]
+    assert [probed.told(True) for _ in range(rise)] == [0] * (rise - 1) + [rise]
 
 
 # Ejection
@@ -149,6 +180,28 @@ def test_successes_of_an_earlier_probation_do_not_count() -> None:
     ejection.eject(1030.0, "x")
     ejection.expire(1090.0)
     assert [ejection.told(True), ejection.told(True)] == ["", "cleared"]
+
+
+def test_an_ejection_can_be_ended_before_its_time_but_never_later() -> None:
+    ejection = Ejection(EjectionRule(base=30))
+    ejection.eject(1000.0, "x")
+    ejection.shorten(1010.0)
+    assert not ejection.lasts(1010.0)
+    assert ejection.out, "until somebody notes it"
+    ejection.shorten(1020.0)
+    assert ejection.until == 1010.0
+    assert ejection.expire(1010.0)
+    assert (ejection.probation, ejection.out) == (True, False)
+    assert ejection.told(False) == "again"
+    ejection.eject(1011.0, "x")
+    assert ejection.until == 1071.0, "it still counts"
+
+
+def test_a_failure_that_could_not_eject_takes_the_successes_before_it_away() -> None:
+    ejection = Ejection(EjectionRule(base=30, rise=2))
+    ejection.eject(1000.0, "x")
+    ejection.expire(1030.0)
+    assert [ejection.told(result) for result in (True, False, True, True)] == ["", "again", "", "cleared"]
 
 
 def test_an_ejection_without_a_cause_ends_too() -> None:

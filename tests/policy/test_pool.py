@@ -13,6 +13,7 @@ from router import Candidates, Eject, Endpoint, EndpointSpec, Outcome
 from router.policy.health import EjectionRule
 from router.policy.limits import Limits
 from router.policy.pool import Pool
+from router.policy.retry import RetryRule
 from router.policy.waiting import Ticket
 from router.testing import make_exchange
 
@@ -33,13 +34,6 @@ def usable(pool: Pool, now: float) -> str | None:
     """Names of the candidates in order; "" if all are full, None if nothing is ready."""
     found = pool.candidates(make_exchange(), now)
     return None if found is None else "".join(sorted(e.identity for e in found))
-
-
-def eject(pool: Pool, endpoint: Endpoint, now: float, *, connection: bool = True) -> None:
-    detector = pool.detectors[0]
-    detector.verdict = Eject("test", connection)
-    pool.told(endpoint, FAILED, now)
-    detector.verdict = None
 
 
 def consistent(pool: Pool) -> None:
@@ -64,7 +58,7 @@ def test_the_same_identity_keeps_its_object_its_leases_and_its_health(build: Bui
     pool = build(specs("abc"), detectors=[scripted])
     a, b = pool.members["a"], pool.members["b"]
     pool.acquire(a, now)
-    eject(pool, b, now)
+    scripted.eject(pool, b, now)
     pool.update([spec("b", weight=5), spec("a", weight=3, zone="z"), spec("d")], now)
     assert pool.members["a"] is a
     assert (a.load, a.spec.weight, a.weight, a.spec.zone) == (1, 3, 3, "z")
@@ -173,7 +167,7 @@ def test_what_is_said_of_a_removed_endpoint_changes_no_list(build: Build, now: f
     pool.operate(a, "up", now)
     pool.probed(a, False, "x", now)
     pool.probed(a, True, "x", now)
-    eject(pool, a, now)
+    scripted.eject(pool, a, now)
     assert usable(pool, now) == "bc"
     assert a.home is None
 
@@ -239,13 +233,40 @@ def test_a_pool_with_a_probe_waits_for_the_first_pass(build: Build, now: float) 
     for _ in range(3):
         pool.probed(pool.members["b"], False, "refused", now)
     assert usable(pool, now) is None
-    assert heard == ["up: 200", "down: refused"]
+    assert heard == ["up: 1 probe passed", "down: 3 probes failed: refused"]
 
 
 def test_a_result_for_a_pool_without_a_probe_says_nothing(build: Build, now: float) -> None:
     pool = build(1)
     pool.probed(pool.members["a"], False, "x", now)
     assert usable(pool, now) == "a"
+
+
+def test_what_the_first_probe_finds_is_said_and_the_rest_only_when_it_changes(build: Build, now: float) -> None:
+    pool, heard = build(2, probe=(3, 2)), []
+    pool.changed = lambda endpoint, cause: heard.append((endpoint.identity, cause))
+    a, b = pool.members["a"], pool.members["b"]
+    for passed in (False, False, True, True, False, False, False, False, True, False, True, True, True):
+        pool.probed(a, passed, "timeout", now)
+    pool.probed(b, False, "refused", now)
+    assert heard == [
+        ("a", "down: 1 probe failed: timeout"),
+        ("a", "up: 1 probe passed"),
+        ("a", "down: 3 probes failed: timeout"),
+        ("a", "up: 2 probes passed"),
+        ("b", "down: 1 probe failed: refused"),
+    ]
+
+
+def test_a_result_for_one_that_left_says_nothing(build: Build, now: float) -> None:
+    pool, heard = build(specs("ab"), probe=(1, 1)), []
+    a = pool.members["a"]
+    pool.update(specs("b"), now)
+    pool.update(specs("ab"), now)
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    pool.probed(a, True, "", now)
+    assert (heard, a.health.probed.known) == ([], False)
+    assert not pool.members["a"].health.probed.up
 
 
 @pytest.mark.parametrize(("when", "found"), [("try_all", "ab"), ("refuse", None)])
@@ -403,7 +424,7 @@ def test_an_ejection_takes_out_then_one_at_a_time_then_all(build: Build, now: fl
     pool, heard = build(3, detectors=[scripted], ejection=EjectionRule(base=30, rise=2)), []
     pool.changed = lambda endpoint, cause: heard.append(cause)
     a = pool.members["a"]
-    eject(pool, a, now)
+    scripted.eject(pool, a, now)
     assert usable(pool, now) == "bc"
     assert pool.due == now + 30
     assert usable(pool, now + 29) == "bc"
@@ -424,7 +445,7 @@ def test_an_ejection_takes_out_then_one_at_a_time_then_all(build: Build, now: fl
 def test_the_first_failure_on_probation_ejects_for_longer(build: Build, now: float, scripted: Any) -> None:
     pool = build(3, detectors=[scripted])
     a = pool.members["a"]
-    eject(pool, a, now)
+    scripted.eject(pool, a, now)
     assert usable(pool, now + 30) == "abc"
     pool.told(a, FAILED, now + 30)
     assert usable(pool, now + 89.9) == "bc"
@@ -436,12 +457,201 @@ def test_leases_from_before_the_ejection_count_as_room(build: Build, now: float,
     a = pool.members["a"]
     pool.acquire(a, now)
     pool.acquire(a, now)
-    eject(pool, a, now)
+    scripted.eject(pool, a, now)
     assert usable(pool, now + 30) == "b"
     pool.release(a, now + 31)
     assert usable(pool, now + 31) == "b"
     pool.release(a, now + 32)
     assert usable(pool, now + 32) == "ab"
+
+
+@pytest.fixture
+def trial(build: Build, now: float, scripted: Any) -> Callable[..., Pool]:
+    """A pool of endpoints that take one or two requests at once, the first of them on probation."""
+
+    def make(endpoints: Any = 2, most: float = 2, **settings: Any) -> Pool:
+        settings = {"ejection": EjectionRule(base=30, rise=2), **settings}
+        pool = build(endpoints, detectors=[scripted], limits=Limits(per_endpoint=most, queue=5), **settings)
+        scripted.eject(pool, pool.members["a"], now - 30)
+        pool.tick(now)
+        return pool
+
+    return make
+
+
+def test_on_probation_one_takes_just_one_while_others_have_room(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial()
+    a, b = pool.members.values()
+    assert usable(pool, now) == "ab"
+    pool.acquire(a, now)
+    assert usable(pool, now) == "b"
+    pool.acquire(b, now)
+    assert usable(pool, now) == "b"
+
+
+def test_on_probation_one_takes_more_once_all_others_are_full(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial()
+    a, b = pool.members.values()
+    for endpoint in (a, b, b):
+        pool.acquire(endpoint, now)
+    assert usable(pool, now) == "a"
+    pool.acquire(a, now)
+    assert usable(pool, now) == "", "its own limit holds"
+    pool.release(b, now)
+    assert usable(pool, now) == "b"
+    pool.release(a, now)
+    assert usable(pool, now) == "b", "still one under way"
+    pool.release(a, now)
+    assert usable(pool, now) == "ab"
+
+
+def test_the_only_ready_one_serves_though_on_probation(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial(most=float("inf"))
+    a, b = pool.members.values()
+    pool.operate(b, "drain", now)
+    for _ in range(10):
+        assert usable(pool, now) == "a"
+        pool.acquire(a, now)
+    assert a.limit == 1
+    waiting = ticket(pool)
+    assert pool.grant() is waiting, "room for those who wait, too"
+    pool.operate(a, "drain", now)
+    assert usable(pool, now) is None
+    waiting = ticket(pool)
+    assert pool.grant() is None
+
+
+def test_who_waits_goes_on_when_one_on_probation_is_the_last_with_room(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial()
+    a, b = pool.members.values()
+    for endpoint in (a, a, b, b):
+        pool.acquire(endpoint, now)
+    waiting = ticket(pool)
+    assert pool.grant() is None
+    pool.release(a, now)
+    assert a.load == a.limit == 1
+    assert pool.grant() is waiting
+
+
+def test_a_lower_tier_with_room_comes_before_probations_second_request(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial([spec("a"), spec("b", priority=1), spec("c", priority=1)])
+    a, b, c = pool.members.values()
+    pool.acquire(a, now)
+    assert usable(pool, now) == "bc"
+    for endpoint in (b, b, c, c):
+        pool.acquire(endpoint, now)
+    assert usable(pool, now) == "a"
+
+
+def test_what_was_cleared_or_ejected_again_is_on_probation_no_more(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial()
+    a, b = pool.members.values()
+    for endpoint in (a, b, b):
+        pool.acquire(endpoint, now)
+    assert usable(pool, now) == "a"
+    pool.told(a, FAILED, now)
+    assert usable(pool, now) == ""
+    assert usable(pool, now + 60) == "a"
+    pool.told(a, WELL, now + 60)
+    pool.told(a, WELL, now + 60)
+    assert (usable(pool, now + 60), a.limit) == ("a", 2)
+    pool.acquire(a, now + 60)
+    assert usable(pool, now + 60) == ""
+
+
+def test_a_failure_on_probation_that_may_not_eject_leaves_it_there(trial: Callable[..., Pool], now: float) -> None:
+    pool = trial()
+    a, b = pool.members.values()
+    pool.detectors[0].eject(pool, b, now)
+    pool.told(a, FAILED, now)
+    assert not a.health.ejection.lasts(now), "it is the last"
+    assert (usable(pool, now), a.limit) == ("a", 1)
+    pool.told(a, WELL, now)
+    assert a.limit == 1
+    pool.told(a, WELL, now)
+    assert a.limit == 2
+
+
+@pytest.mark.parametrize(("status", "longest"), [(0, 1), (503, 0)])
+def test_on_probation_too_a_failing_status_ejects_a_share_only(
+    build: Build, now: float, scripted: Any, status: int, longest: int
+) -> None:
+    """Two are on probation and fail: a status may take one of three, a broken connection all but the last."""
+    pool = build(3, detectors=[scripted], ejection=EjectionRule(base=30))
+    a, b, _ = pool.members.values()
+    scripted.eject(pool, a, now)
+    scripted.eject(pool, b, now)
+    pool.tick(now + 30)
+    for endpoint in (a, b):
+        pool.told(endpoint, Outcome("failure", phase="head", status=status), now + 30)
+    assert [e.health.ejection.lasts(now + 30) for e in (a, b)] == [True, bool(longest)]
+
+
+# Probes and ejections
+
+
+def test_a_probe_that_brings_one_back_ends_its_ejection_into_probation(
+    build: Build, now: float, scripted: Any
+) -> None:
+    pool, heard = build(3, detectors=[scripted], probe=(2, 2), ejection=EjectionRule(base=30, rise=2)), []
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    a = pool.members["a"]
+    scripted.eject(pool, a, now)
+    for passed in (False, False, True):
+        pool.probed(a, passed, "refused", now + 1)
+    assert a.health.ejection.lasts(now + 1)
+    pool.probed(a, True, "", now + 2)
+    assert usable(pool, now + 2) == "abc"
+    assert (a.limit, a.health.describe(now + 2)) == (1, "on probation")
+    pool.told(a, WELL, now + 3)
+    pool.told(a, WELL, now + 3)
+    assert a.health.describe(now + 3) == "ready"
+    assert heard == [
+        "ejected for 30 s: test",
+        "down: 2 probes failed: refused",
+        "up: 2 probes passed",
+        "back in service",
+    ]
+    assert usable(pool, now + 30) == "abc"
+    assert len(heard) == 4, "the ejection does not end a second time"
+
+
+def test_probes_that_pass_all_along_end_no_ejection(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, detectors=[scripted], probe=(2, 1), ejection=EjectionRule(base=30))
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    a = pool.members["a"]
+    scripted.eject(pool, a, now)
+    for passed in (True, False, True, True):
+        pool.probed(a, passed, "x", now + 1)
+    assert a.health.ejection.until == now + 30
+    assert usable(pool, now + 29) == "bc"
+
+
+def test_one_that_goes_down_while_ejected_stays_out_when_its_time_is_over(
+    build: Build, now: float, scripted: Any
+) -> None:
+    pool = build(3, detectors=[scripted], probe=(1, 1), ejection=EjectionRule(base=30))
+    for endpoint in pool.members.values():
+        pool.probed(endpoint, True, "", now)
+    a = pool.members["a"]
+    scripted.eject(pool, a, now)
+    pool.probed(a, False, "x", now + 1)
+    assert usable(pool, now + 31) == "bc"
+    assert a.health.ejection.probation
+    pool.probed(a, True, "", now + 40)
+    assert (usable(pool, now + 40), a.limit) == ("abc", 1)
+
+
+def test_a_probe_that_brings_one_back_leaves_the_ready_as_they_are(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, detectors=[scripted], probe=(1, 1), limits=Limits(per_endpoint=4))
+    a, b = pool.members.values()
+    for passed in (True, False, True):
+        pool.probed(a, passed, "x", now)
+    assert (usable(pool, now), a.limit, a.health.describe(now)) == ("a", 4, "ready")
+    assert b.health.describe(now) == "not probed yet"
 
 
 @pytest.mark.parametrize(
@@ -453,15 +663,15 @@ def test_how_many_may_be_ejected(
 ) -> None:
     pool = build(total, detectors=[scripted])
     for endpoint in pool.members.values():
-        eject(pool, endpoint, now, connection=connection)
+        scripted.eject(pool, endpoint, now, connection=connection)
     assert len(usable(pool, now)) == left
 
 
 def test_who_is_out_is_not_ejected_again(build: Build, now: float, scripted: Any) -> None:
     pool = build(3, detectors=[scripted])
     a = pool.members["a"]
-    eject(pool, a, now)
-    eject(pool, a, now + 10)
+    scripted.eject(pool, a, now)
+    scripted.eject(pool, a, now + 10)
     assert a.health.ejection.until == now + 30
 
 
@@ -475,18 +685,19 @@ def test_an_ejection_without_a_cause_ends_too(build: Build, now: float, scripted
 
 def test_an_ejection_outlasts_an_update(build: Build, now: float, scripted: Any) -> None:
     pool = build(specs("abc"), detectors=[scripted])
-    eject(pool, pool.members["a"], now)
+    scripted.eject(pool, pool.members["a"], now)
     pool.update(specs("abcd"), now + 1)
     assert usable(pool, now + 1) == "bcd"
     assert usable(pool, now + 30) == "abcd"
 
 
-def test_detectors_hear_what_is_not_neutral(build: Build, now: float, scripted: Any) -> None:
+def test_detectors_hear_everything(build: Build, now: float, scripted: Any) -> None:
     pool = build(1, detectors=[scripted, scripted])
     a = pool.members["a"]
-    for outcome in (WELL, FAILED, Outcome("neutral")):
+    neutral = Outcome("neutral")
+    for outcome in (WELL, FAILED, neutral):
         pool.told(a, outcome, now)
-    assert scripted.observed == [(a, WELL)] * 2 + [(a, FAILED)] * 2
+    assert scripted.observed == [(a, outcome) for outcome in (WELL, FAILED, neutral) for _ in range(2)]
 
 
 def test_a_detector_that_raises_is_muted_and_the_others_go_on(build: Build, now: float, scripted: Any) -> None:
@@ -543,6 +754,48 @@ def test_a_detector_with_a_tick_is_asked_once_a_second_of_traffic(build: Build, 
     assert 3 <= len(ticks) <= 4
 
 
+# How long answers take
+
+
+def hear(pool: Pool, seconds: float, now: float, *, times: int = 100, result: Any = "success") -> None:
+    for _ in range(times):
+        pool.told(next(iter(pool.members.values())), Outcome(result, elapsed=seconds), now)
+
+
+def test_a_quantile_to_hedge_after_is_known_after_enough_answers_and_follows(build: Build, now: float) -> None:
+    pool = build(2, retry=RetryRule(hedge_share=0.95))
+    assert (pool.hedge_after, pool.listens) == (None, True)
+    hear(pool, 0.02, now, times=50)
+    assert pool.hedge_after is None
+    hear(pool, 0.02, now, times=50)
+    assert pool.hedge_after == pytest.approx(0.02, rel=0.04)
+    hear(pool, 0.2, now, times=50)
+    assert pool.hedge_after == pytest.approx(0.2, rel=0.04), "a third of the answers takes as long now"
+    hear(pool, 0.02, now, times=10_000)
+    assert pool.hedge_after == pytest.approx(0.02, rel=0.04)
+
+
+@pytest.mark.parametrize("result", ["neutral", "failure"])
+def test_what_was_given_up_is_a_sample_too(build: Build, now: float, result: str) -> None:
+    """Losers of a hedge and clients that left: without them the slow answers would be those that nobody counts."""
+    pool = build(2, retry=RetryRule(hedge_share=0.5))
+    hear(pool, 0.5, now, result=result)
+    assert pool.hedge_after == pytest.approx(0.5, rel=0.04)
+
+
+def test_what_was_never_sent_is_no_sample(build: Build, now: float) -> None:
+    pool = build(2, retry=RetryRule(hedge_share=0.5))
+    for _ in range(1000):
+        pool.told(pool.members["a"], FAILED, now)
+    assert pool.hedge_after is None
+
+
+def test_a_time_to_hedge_after_stays_as_it_was_set(build: Build, now: float) -> None:
+    pool = build(2, retry=RetryRule(hedge_after=0.1), limits=Limits(adaptive="aimd"))
+    hear(pool, 3.0, now, times=1000)
+    assert pool.hedge_after == 0.1
+
+
 # Affinity's question
 
 
@@ -550,7 +803,7 @@ def test_affinity_may_keep_to_the_healthy_draining_or_not(build: Build, now: flo
     pool = build([*specs("abc"), spec("d", weight=0)], detectors=[scripted])
     a, b, c, d = (pool.members[name] for name in "abcd")
     pool.operate(a, "drain", now)
-    eject(pool, b, now)
+    scripted.eject(pool, b, now)
     assert [pool.is_usable(e, now) for e in (a, b, c, d)] == [True, False, True, True]
     pool.update(specs("ab"), now)
     assert not pool.is_usable(c, now)

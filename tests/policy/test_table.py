@@ -14,6 +14,7 @@ from router.config import (
     Duration,
     EjectionConfig,
     HeadersConfig,
+    HedgeDelay,
     LimitsConfig,
     ListenerConfig,
     PoolConfig,
@@ -26,7 +27,9 @@ from router.config import (
     Share,
     Size,
     SizeLimit,
+    SlowStartConfig,
 )
+from router.corekeys import ProbeKeys
 from router.model import Response
 from router.policy.table import Parts, Table, build_table
 from router.testing import make_exchange
@@ -157,26 +160,46 @@ def test_settings_reach_the_pool() -> None:
         few_ready=Share(0.25),
         prefer_zone=True,
         timeouts=PoolTimeouts(Duration(1), Duration(20), Duration(40)),
-        limits=LimitsConfig(7, 3, 4, Duration(2)),
-        retry=RetryConfig(1, ("503",), Duration(9), Size(10), Share(0.3), 4, Duration(0.1)),
+        slow_start=SlowStartConfig(Duration(60), Share(0.2)),
+        limits=LimitsConfig(7, 3, 4, Duration(2), "aimd"),
+        retry=RetryConfig(1, ("503",), Duration(9), Size(10), Share(0.3), 4, HedgeDelay("100ms")),
     )
     made = built(config((pool,), (), zone="here")).pools["one"]
     assert (made.ejection.base, made.ejection.longest, made.ejection.max_share) == (5, 50, 0.5)
     assert (made.when_few_ready, made.few_ready, made.zone) == ("refuse", 0.25, "here")
     assert (made.timeouts.connect, made.timeouts.head, made.timeouts.stream) == (1, 20, 40)
     assert (made.limits.in_flight, made.limits.per_endpoint) == (7, 3)
-    assert (made.limits.queue, made.limits.queue_timeout) == (4, 2)
+    assert (made.limits.queue, made.limits.queue_timeout, made.limits.adaptive) == (4, 2, "aimd")
+    assert (made.slow_start.window, made.slow_start.least) == (60, 0.2)
     assert (made.retry.attempts, made.retry.statuses, made.retry.buffer) == (1, {503}, 10)
-    assert (made.retry.attempt_timeout, made.retry.hedge_after, made.attempt_timeout) == (9, 0.1, 9)
+    assert (made.retry.attempt_timeout, made.attempt_timeout) == (9, 9)
+    assert (made.retry.hedge_after, made.retry.hedge_share, made.hedge_after) == (0.1, None, 0.1)
     assert (made.budget.share, made.budget.reserve) == (0.3, 4)
 
 
 def test_what_is_left_out_is_no_limit() -> None:
     made = built(config((ONE,), (), zone="here")).pools["one"]
     assert made.limits.in_flight == made.limits.per_endpoint == NEVER
-    assert made.retry.hedge_after is None
+    assert (made.retry.hedge_after, made.retry.hedge_share, made.hedge_after) == (None, None, None)
+    assert (made.limits.adaptive, made.slow_start.window) == ("", 0)
+    assert (made.probe, made.ejection.rise) == (None, 2)
     assert made.attempt_timeout == 30
     assert made.zone == "", "zones are not preferred unless the pool says so"
+
+
+def test_a_quantile_to_hedge_after_is_not_known_yet() -> None:
+    pool = PoolConfig("one", ("http://a.test",), retry=RetryConfig(hedge_after=HedgeDelay("p95")))
+    made = built(config((pool,), ())).pools["one"]
+    assert (made.retry.hedge_share, made.hedge_after) == (0.95, None)
+    assert made.listens, "somebody has to hear how long answers take"
+
+
+def test_a_probes_timing_reaches_the_pool() -> None:
+    made = built(config((ONE,), ()), probe=object(), timing=ProbeKeys(fall=4, rise=5)).pools["one"]
+    assert (made.probe, made.ejection.rise) == ((4, 5), 5)
+    assert made.starting, "nobody is served before the first round of probes"
+    (machine, _) = (endpoint.health.probed for endpoint in made.members.values())
+    assert (machine.fall, machine.rise, machine.up) == (4, 5, False)
 
 
 def test_each_pool_draws_on_its_own_and_the_same_seed_draws_the_same() -> None:

@@ -141,3 +141,40 @@ def test_panic_asks_all_with_room_that_the_operator_left_in() -> None:
     made.touch()
     assert set(made.everyone()) == set(endpoints[:2])
     assert (made.ready_count, made.open_count) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("ready", "size", "share", "few"),
+    [(0, 3, 0.0, True), (1, 3, 0.0, False), (2, 4, 0.5, True), (3, 4, 0.5, False), (4, 4, 1.0, True)],
+)
+def test_panic_begins_at_the_share_or_below_it(ready: int, size: int, share: float, few: bool) -> None:
+    endpoints = make_endpoints(*[1] * size)
+    made = Tier(endpoints, few_ready=share)
+    for index, endpoint in enumerate(endpoints):
+        made.note(endpoint, ready=index < ready, open_to_all=True)
+    assert made.few is few
+
+
+def test_whom_the_operator_took_out_counts_for_nothing() -> None:
+    endpoints = make_endpoints(1, 1, 1, 1)
+    made = Tier(endpoints, few_ready=0.5)
+    for endpoint in endpoints[:2]:
+        made.note(endpoint, ready=True, open_to_all=True)
+    assert not made.few
+    for endpoint in endpoints[2:]:
+        made.note(endpoint, ready=False, open_to_all=True)
+    assert made.few
+
+
+def test_on_trial_are_the_ready_ones_on_probation() -> None:
+    a, b, c = endpoints = make_endpoints(1, 1, 1)
+    made = Tier(endpoints)
+    made.note(a, ready=True, open_to_all=True, on_trial=True)
+    made.note(b, ready=False, open_to_all=True, on_trial=True)
+    made.note(c, ready=True, open_to_all=True)
+    assert list(made.trial) == [a]
+    made.note(a, ready=True, open_to_all=True)
+    made.note(b, ready=True, open_to_all=True, on_trial=True)
+    assert list(made.trial) == [b]
+    made.note(b, ready=False, open_to_all=False, on_trial=True)
+    assert not made.trial
