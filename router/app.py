@@ -25,7 +25,7 @@ from router.config import Config
 from router.configforms import parse_bind
 from router.model import Endpoint
 from router.net.probes import Prober
-from router.net.runtime import Runtime, abandon_tasks
+from router.net.runtime import Runtime, abandon_tasks, wake
 from router.net.server import Listener
 from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
 from router.net.sweeper import tick_for
@@ -149,14 +149,16 @@ class Router:
         """Joins what policy announces to what net and observers do about it."""
 
         def changed(endpoint: Endpoint, cause: str) -> None:
-            healthy = endpoint.health.is_healthy(runtime.clock())
+            pool, healthy = self.table.pools[endpoint.pool], endpoint.health.is_healthy(runtime.clock())
             # That everything is well at the start is no news.
-            quiet = healthy and self.table.pools[endpoint.pool].starting
-            level = logging.DEBUG if quiet else logging.INFO if healthy else logging.WARNING
+            level = logging.DEBUG if healthy and pool.starting else logging.INFO if healthy else logging.WARNING
             log.log(level, "pool %s, endpoint %s: %s", endpoint.pool, endpoint.identity, cause)
             runtime.observers.endpoint_changed(endpoint, cause)
             if not healthy and endpoint.connections is not None:
                 endpoint.connections.drop_idle()
+            if pool.queue.tickets:
+                # Not at once: whoever is woken may change the very state that is being told.
+                runtime.loop.call_soon(wake, pool)
 
         told: set[int] = set()
 

@@ -13,7 +13,7 @@ from router.net.runtime import Runtime
 from router.net.upstream import UpstreamConnection
 from router.policy.plain import NO_SHAPE
 
-__all__ = ["Connections"]
+__all__ = ["SHORTAGE", "Connections"]
 
 #: A connection idle for less than this may carry a request that must not be sent twice (seconds).
 _FRESH = 1.0
@@ -24,8 +24,8 @@ _DISTRUST = 10.0
 #: Most idle connections kept per endpoint.
 _MOST_IDLE = 1024
 
-#: Too few descriptors, or too little memory for sockets.
-_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Too few descriptors, processes or ports, or too little memory for sockets.
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
 class Connections:
@@ -108,7 +108,7 @@ class Connections:
         except TimeoutError:
             raise ConnectError(f"{address}: no connection within {seconds:g} s", word="connect timed out") from None
         except OSError as error:
-            if error.errno in _SHORTAGE:
+            if error.errno in SHORTAGE:
                 # The router's own want, not the endpoint's fault.
                 raise Overloaded(f"{address}: {error.strerror}") from None
             word = "connect refused" if isinstance(error, ConnectionRefusedError) else "connect failed"

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import random
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any
 
 from router.api import Probe
 from router.corekeys import ProbeKeys
 from router.model import Endpoint
+from router.net.connections import SHORTAGE
 from router.policy.pool import Pool
 
 __all__ = ["MOST_AT_ONCE", "Prober", "cause_of"]
 
-#: Most probes of one pool under way at once.
+log = logging.getLogger("router")
+
+#: Most probes of one pool under way at once; more only where that many hang and the others could not be asked in time.
 MOST_AT_ONCE = 64
+_MOST_HANGING = 1024
 #: The part of an interval by which two probes may lie closer together or further apart.
 _JITTER = 0.1
 #: The part of an interval after which is asked again while the state is changing.
@@ -40,7 +46,7 @@ class _Watch:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.task: asyncio.Task[str] | None = None
+        self.task: asyncio.Task[str | None] | None = None
         #: When the check is cut off, on the loop's clock.
         self.deadline = 0.0
         self.gone = False
@@ -64,13 +70,16 @@ class Prober:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._together = min(_LONGEST, timing.interval * _TOGETHER)
+        self._most = MOST_AT_ONCE
+        #: Whether it has been said that the router itself lacks what probes need.
+        self._short = False
         self._watches: dict[Endpoint, _Watch] = {}
         #: (when to ask, tie breaker, whom), the next one first.
         self._plan: list[tuple[float, int, _Watch]] = []
         self._planned = 0
         self._running: set[_Watch] = set()
         #: Checks that have not ended yet, those cut off and those of endpoints that have left included.
-        self._tasks: set[asyncio.Task[str]] = set()
+        self._tasks: set[asyncio.Task[str | None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         #: When the timer's time is.
         self._wakes = 0.0
@@ -92,6 +101,8 @@ class Prober:
             self._unasked.add(watch)
             self._round.clear()
             self._plan_for(watch, 0.0)
+        hanging = len(members) * self._timing.timeout / self._timing.interval
+        self._most = max(MOST_AT_ONCE, min(_MOST_HANGING, ceil(hanging)))
         self._turn()
 
     async def first_round(self) -> None:
@@ -134,13 +145,13 @@ class Prober:
         now = self._loop.time()
         for watch in [watch for watch in self._running if watch.deadline <= now]:
             self._cut(watch)
-        while self._plan and self._plan[0][0] <= now + self._together and len(self._running) < MOST_AT_ONCE:
+        while self._plan and self._plan[0][0] <= now + self._together and len(self._running) < self._most:
             watch = heapq.heappop(self._plan)[2]
             if not watch.gone:
                 self._begin(watch, now)
         if self._running:
             self._arm(min(watch.deadline for watch in self._running))
-        if self._plan and len(self._running) < MOST_AT_ONCE:
+        if self._plan and len(self._running) < self._most:
             self._arm(self._plan[0][0])
 
     def _begin(self, watch: _Watch, now: float) -> None:
@@ -160,21 +171,23 @@ class Prober:
             watch.task.cancel()
         self._result(watch, f"no answer within {self._timing.timeout:g} s")
 
-    def _done(self, watch: _Watch, task: asyncio.Task[str]) -> None:
+    def _done(self, watch: _Watch, task: asyncio.Task[str | None]) -> None:
         watch.task = None
         self._tasks.discard(task)
         if watch not in self._running:
             return
-        full = len(self._running) >= MOST_AT_ONCE
+        full = len(self._running) >= self._most
         self._running.discard(watch)
         self._result(watch, "the probe was cancelled" if task.cancelled() else task.result())
         if full:
             self._turn()
 
-    def _result(self, watch: _Watch, cause: str) -> None:
-        """Hands a result on, and plans the next check."""
+    def _result(self, watch: _Watch, cause: str | None) -> None:
+        """Hands a result on, None for none, and plans the next check."""
         timing, chance = self._timing, self._rng.random()
-        self._pool.probed(watch.endpoint, not cause, cause, self._clock())
+        if cause is not None:
+            self._short = False
+            self._pool.probed(watch.endpoint, not cause, cause, self._clock())
         if watch in self._unasked:
             self._asked(watch)
             # A random phase: the checks of a pool must not beat in time.
@@ -195,14 +208,23 @@ class Prober:
         if watch.task is not None:
             watch.task.cancel()
 
-    async def _guarded(self, endpoint: Endpoint) -> str:
-        """Asks once: "" if the endpoint is well, else why not."""
+    def _lack(self, error: OSError) -> None:
+        """The router's own want says nothing about an endpoint: said once, and no verdict."""
+        if not self._short:
+            self._short = True
+            log.warning("pool %s: probes cannot be made: %s", self._pool.name, error.strerror)
+
+    async def _guarded(self, endpoint: Endpoint) -> str | None:
+        """Asks once: "" if the endpoint is well, else why not; None if that could not be found out."""
         try:
             check: Callable[[Endpoint], Awaitable[Any]] = self._probe.check
             given = await check(endpoint)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno in SHORTAGE:
+                self._lack(error)
+                return None
             # SystemExit too: a plugin may end its own check, never the router.
             return cause_of(error)
         return "" if given is None else f"the probe returned {type(given).__name__}; it has to return nothing, or raise"

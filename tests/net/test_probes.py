@@ -6,6 +6,7 @@ The probes here hang, raise everything there is, answer garbage and refuse to en
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -532,7 +533,7 @@ async def test_probes_of_one_endpoint_never_overlap(bench: Bench) -> None:
 async def test_at_most_so_many_at_once(bench: Bench) -> None:
     gate = asyncio.Event()
     bench.probe.other = waits_for(gate)
-    prober = bench.start(many(2 * MOST_AT_ONCE + 5), timing(HOUR, timeout=HOUR))
+    prober = bench.start(many(2 * MOST_AT_ONCE + 5), timing(4 * HOUR, timeout=HOUR))
     await bench.world.eventually(lambda: bench.probe.under.total() == MOST_AT_ONCE)
     await asyncio.sleep(0.02)
     assert bench.probe.asks.total() == MOST_AT_ONCE
@@ -540,6 +541,26 @@ async def test_at_most_so_many_at_once(bench: Bench) -> None:
     await asyncio.wait_for(prober.first_round(), 5)
     assert bench.probe.asks.total() == 2 * MOST_AT_ONCE + 5
     assert bench.probe.most == MOST_AT_ONCE
+
+
+async def test_more_at_once_where_all_may_hang_for_an_interval(bench: Bench) -> None:
+    bench.probe.other = hangs
+    bench.start(many(2 * MOST_AT_ONCE), timing(HOUR, timeout=HOUR))
+    await bench.world.eventually(lambda: bench.probe.under.total() == 2 * MOST_AT_ONCE)
+
+
+async def test_the_routers_own_want_is_no_verdict_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    want = raises(OSError(errno.EMFILE, "Too many open files"))
+    bench.start("ab", timing())
+    await bench.told("a", 1)
+    bench.probe.other = want
+    before = bench.probe.asks.total()
+    await bench.world.eventually(lambda: bench.probe.asks.total() > before + 10)
+    assert bench.pool.up() == "ab"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"pool {bench.pool.name}: probes cannot be made: Too many open files"
+    ]
+    caplog.clear()
 
 
 async def test_those_that_hang_keep_nobody_from_being_asked(bench: Bench) -> None:
@@ -605,7 +626,7 @@ async def test_one_that_goes_while_it_waits_for_room_leaves_the_room_to_others(b
     gate = asyncio.Event()
     bench.probe.other = waits_for(gate)
     everyone = many(MOST_AT_ONCE + 2)
-    bench.start(everyone, timing(HOUR, timeout=HOUR))
+    bench.start(everyone, timing(4 * HOUR, timeout=HOUR))
     await bench.world.eventually(lambda: bench.probe.under.total() == MOST_AT_ONCE)
     goes, stays = [each for each in everyone if not bench.probe.asks[each.id]]
     # First one of the two that wait leaves, then all who are being asked: the other has its turn.

@@ -58,7 +58,15 @@ def test_a_change_says_how_many_results_made_it(results: str, counts: list[int])
 
 @pytest.mark.parametrize(
     ("results", "changing"),
-    [("", ""), ("+", "."), ("---", "..."), ("+--+", ".cc."), ("+---", ".cc."), ("+---+-", ".cc.c."), ("+---++", ".cc.c.")],
+    [
+        ("", ""),
+        ("+", "."),
+        ("---", "..."),
+        ("+--+", ".cc."),
+        ("+---", ".cc."),
+        ("+---+-", ".cc.c."),
+        ("+---++", ".cc.c."),
+    ],
 )
 def test_the_next_result_is_wanted_soon_while_results_speak_against_the_state(results: str, changing: str) -> None:
     probed = Probed(fall=3, rise=2)

@@ -590,9 +590,7 @@ def test_on_probation_too_a_failing_status_ejects_a_share_only(
 # Probes and ejections
 
 
-def test_a_probe_that_brings_one_back_ends_its_ejection_into_probation(
-    build: Build, now: float, scripted: Any
-) -> None:
+def test_a_probe_that_brings_one_back_ends_its_ejection_into_probation(build: Build, now: float, scripted: Any) -> None:
     pool, heard = build(3, detectors=[scripted], probe=(2, 2), ejection=EjectionRule(base=30, rise=2)), []
     for endpoint in pool.members.values():
         pool.probed(endpoint, True, "", now)
