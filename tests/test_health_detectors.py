@@ -120,12 +120,7 @@ def test_nonsense_is_refused_with_its_place(name: str, options: dict[str, Any], 
     ("outcome", "verdict"),
     [
         (REFUSED, Eject("5 × connect failed", connection=True)),
-        (
-            Outcome("failure", phase="connect", error=UpstreamTimeout("late")),
-            Eject("5 × connect timed out", connection=True),
-        ),
         (RESET, Eject("5 × reset in head", connection=True)),
-        (LATE, Eject("5 × timeout in head", connection=True)),
         (BROKEN, Eject("5 × reset in body", connection=True)),
         (answered(502), Eject("5 × status 502")),
         (answered(504), Eject("5 × status 504")),
@@ -134,6 +129,17 @@ def test_nonsense_is_refused_with_its_place(name: str, options: dict[str, Any], 
 )
 def test_five_in_a_row_eject(outcome: Outcome, verdict: Eject, endpoint: Endpoint) -> None:
     assert verdicts(detector("consecutive"), endpoint, *[outcome] * 5) == [None] * 4 + [verdict]
+
+
+def test_two_late_answers_in_a_row_eject_within_the_share_and_five_beyond(endpoint: Endpoint) -> None:
+    found = verdicts(detector("consecutive"), endpoint, LATE, *[LATE] * 4)
+    assert found[:2] == [None, Eject("2 × timeout in head", connection=False)]
+    assert found[4] == Eject("5 × timeout in head", connection=True)
+    assert verdicts(detector("consecutive"), endpoint, LATE, answered(), LATE, RESET, LATE) == [None] * 5
+    mixed = verdicts(detector("consecutive"), endpoint, RESET, LATE, LATE)
+    assert mixed == [None, None, Eject("3 failures in a row, the last: timeout in head", connection=False)]
+    patient = verdicts(detector("consecutive", timeouts=5), endpoint, *[LATE] * 5)
+    assert patient == [None] * 4 + [Eject("5 × timeout in head", connection=True)]
 
 
 def test_a_success_ends_the_row_and_neutral_does_not(endpoint: Endpoint) -> None:

@@ -21,20 +21,24 @@ class ConsecutiveOptions(Options, frozen=True):
 
     Args:
         failures: so many in a row eject.
+        timeouts: so many late responses in a row do so too: each has cost somebody the whole time already. They count
+            against `ejection.max_share`, unless they come to `failures`.
         statuses: of a response, those that count as a failure; any other is a success.
     """
 
     failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    timeouts: Annotated[int, Meta(ge=1, le=1000)] = 2
     statuses: tuple[Status, ...] = (500, 502, 503, 504)
 
 
 class Consecutive:
     """Ejects after so many failures in a row, and says so again at each further one."""
 
-    __slots__ = ("_failures", "_rows", "_statuses")
+    __slots__ = ("_failures", "_rows", "_statuses", "_timeouts")
 
     def __init__(self, options: ConsecutiveOptions, tools: Tools) -> None:
         self._failures = options.failures
+        self._timeouts = options.timeouts
         self._statuses = frozenset(options.statuses)
         self._rows: dict[Endpoint, _Row] = {}
 
@@ -51,8 +55,9 @@ class Consecutive:
         row = self._rows.get(endpoint)
         if row is None:
             row = self._rows[endpoint] = _Row()
-        row.add(f"status {status}" if answered else _phrase(outcome), connection=not answered)
-        if row.count < self._failures:
+        late = getattr(outcome.error, "reason", "") == "timeout"
+        row.add(f"status {status}" if answered else _phrase(outcome), connection=not answered, late=late)
+        if row.count < self._failures and row.late < self._timeouts:
             return None
         return Eject(row.describe(), connection=row.connections >= self._failures)
 
@@ -63,17 +68,19 @@ class Consecutive:
 class _Row:
     """One row of failures."""
 
-    __slots__ = ("alike", "connections", "count", "last")
+    __slots__ = ("alike", "connections", "count", "last", "late")
 
     def __init__(self) -> None:
         self.count = 0
-        #: How many of the latest were alike, and how many failures of the connection.
+        #: How many of the latest were alike, failures of the connection, and late.
         self.alike = 0
         self.connections = 0
+        self.late = 0
         self.last = ""
 
-    def add(self, phrase: str, *, connection: bool) -> None:
+    def add(self, phrase: str, *, connection: bool, late: bool) -> None:
         self.count += 1
+        self.late = self.late + 1 if late else 0
         self.connections = self.connections + 1 if connection else 0
         self.alike = self.alike + 1 if phrase == self.last else 1
         self.last = phrase

@@ -171,10 +171,11 @@ async def test_a_post_is_never_sent_twice(world: Any, script: Any) -> None:
     bad, good = await world.upstream(script), await world.upstream()
     house = await world.router(bad, good, pool={"timeouts": PoolTimeouts(head=0.1)})  # type: ignore[arg-type]
     client = await world.client(house)
-    statuses = [(await client.get(f"/{n}", method="POST", body=b"x")).status for n in range(6)]
+    # Few enough that the bad one is not taken out.
+    statuses = [(await client.get(f"/{n}", method="POST", body=b"x")).status for n in range(4)]
     sent = [head.target for head in bad.requests + good.requests]
-    assert sorted(sent) == [f"/{n}" for n in range(6)]
-    assert statuses.count(200) == len(good.requests) == 3
+    assert sorted(sent) == [f"/{n}" for n in range(4)]
+    assert statuses.count(200) == len(good.requests) == 2
 
 
 async def test_a_body_larger_than_the_buffer_is_not_tried_again(world: Any) -> None:

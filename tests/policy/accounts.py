@@ -17,7 +17,7 @@ from router.policy.retry import Budget
 from router.policy.waiting import Ticket
 
 #: The settings of every pool that the machine makes.
-FALL, RISE, BASE, LONGEST, MAX_SHARE = 2, 2, 2.0, 5.0, 0.5
+FALL, RISE, BASE, LONGEST, MAX_SHARE = 2, 2, 0.5, 1.25, 0.5
 
 
 class CountingBudget(Budget):

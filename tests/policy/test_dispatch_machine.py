@@ -466,14 +466,15 @@ class Traffic(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         end, fired = self.now + seconds, 0
         while True:
-            timers = [(driven.timer, n) for n, driven in enumerate(self.driven) if driven.timer is not None]
-            until, n = min(timers, default=(NEVER, -1))
+            timed = [driven for driven in self.driven if driven.timer is not None]
+            until = min((driven.timer for driven in timed), default=NEVER)
             if until > end:
                 break
             fired = fired + 1 if until <= self.now else 0
             assert fired < 100, "timers that fire again and again"
             self.now = max(self.now, until)
-            self.advance(self.driven[n])
+            # Those that are due at once fire in any order.
+            self.advance(self.plugins.rng.choice([driven for driven in timed if driven.timer <= self.now]))
         self.now = end
 
     @happens(1)
