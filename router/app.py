@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import functools
-import gc
 import logging
 import os
 import signal
@@ -24,8 +22,9 @@ import uvloop
 from router.config import Config
 from router.configforms import parse_bind
 from router.model import Endpoint
+from router.net.memory import settle_memory
 from router.net.probes import Prober
-from router.net.runtime import Runtime, abandon_tasks, wake
+from router.net.runtime import Runtime, abandon_tasks, wake_soon
 from router.net.server import Listener
 from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
 from router.net.sweeper import tick_for
@@ -42,11 +41,8 @@ log = logging.getLogger("router")
 _CLOSING = 5.0
 #: Seconds that requests are kept waiting for the first round of probes.
 _FIRST_ROUND = 10.0
-#: Allocations, less what was freed, between two runs of the collector.
-_COLLECT_AFTER = 20_000
-#: mallopt(3): parameters, and the bytes of free memory that are kept.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT = 32 << 20
+#: After which it is said that they are.
+_SOON = 1.0
 
 
 class Router:
@@ -99,7 +95,7 @@ class Router:
         self._connect_table(runtime)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        _settle_memory()
+        settle_memory()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(runtime.sweeper.close)
             await self._start_plugins(stack)
@@ -110,7 +106,7 @@ class Router:
                 await listener.start()
                 self._listeners.append(listener)
             observers.table_swapped(self.table.version)
-            for line in self.describe():
+            for line in [] if self._stop.is_set() else self.describe():
                 announce(line)
             await self._stop.wait()
             code = await self._end(runtime)
@@ -142,7 +138,8 @@ class Router:
             for endpoint in pool.members.values():
                 runtime.endpoint_is_gone(endpoint)
         if sum(cut):
-            log.warning("%d requests were cut off after %.1f s", sum(cut), runtime.clock() - began)
+            count = f"{sum(cut)} request{'s were' if sum(cut) > 1 else ' was'}"
+            log.warning("%s cut off after %.1f s", count, runtime.clock() - began)
         return 1 if sum(cut) else 0
 
     def _connect_table(self, runtime: Runtime) -> None:
@@ -156,9 +153,7 @@ class Router:
             runtime.observers.endpoint_changed(endpoint, cause)
             if not healthy and endpoint.connections is not None:
                 endpoint.connections.drop_idle()
-            if pool.queue.tickets:
-                # Not at once: whoever is woken may change the very state that is being told.
-                runtime.loop.call_soon(wake, pool)
+            wake_soon(pool, runtime)
 
         told: set[int] = set()
 
@@ -170,7 +165,8 @@ class Router:
 
         for pool in self.table.pools.values():
             pool.changed = changed
-            pool.said = functools.partial(log.warning, "pool %s: %s", pool.name)
+            pool.said = functools.partial(_say, pool)
+            pool.updated = functools.partial(wake_soon, pool, runtime)
             pool.gone = runtime.endpoint_is_gone
             pool.muted = muted
 
@@ -201,7 +197,9 @@ class Router:
             rounds = [asyncio.create_task(prober.first_round()) for prober in probers]
             stopped = asyncio.create_task(self._stop.wait())
             waiting = asyncio.gather(*rounds)
+            said = self._runtime.loop.call_later(_SOON, log.info, "waiting for the first answers to probes")
             await asyncio.wait((waiting, stopped), timeout=_FIRST_ROUND, return_when=asyncio.FIRST_COMPLETED)
+            said.cancel()
             stopped.cancel()
             waiting.cancel()
             await asyncio.gather(waiting, stopped, return_exceptions=True)
@@ -212,7 +210,13 @@ class Router:
         assert self._runtime is not None
         parts = self._prepared.parts[pool.name]
         prober = Prober(pool, parts.probe, parts.timing, clock=self._runtime.clock, rng=self._prepared.rng)
-        pool.updated = prober.sync
+        look_again = pool.updated
+
+        def updated() -> None:
+            prober.sync()
+            look_again()
+
+        pool.updated = updated
         return prober
 
     # For plugins (api.Control) and people
@@ -263,28 +267,16 @@ class Router:
         return f", probed every {parts.timing.interval:g} s, {ready} ready"
 
 
+def _say(pool: Pool, what: str) -> None:
+    log.log(logging.WARNING if any(tier.few for tier in pool.tiers) else logging.INFO, "pool %s: %s", pool.name, what)
+
+
 async def _closed(made: Any) -> None:
     try:
         async with asyncio.timeout(_CLOSING):
             await made.close()
     except Exception as error:
         log.error("plugin %s did not close well: %r", type(made).__name__, error)
-
-
-def _settle_memory() -> None:
-    """What stands at the start stays for good: the collector need not look at it again, nor look very often.
-
-    An exchange leaves no cycles behind, so what it allocates goes by itself.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 20, 20)
-    # Else pieces of bodies are given back to the system and asked for again, each page with a fault: a third of what
-    # 1 MiB costs. Only the GNU library has this.
-    with contextlib.suppress(AttributeError, OSError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT // 4)
 
 
 def timeouts_of(config: Config) -> Iterator[float]:

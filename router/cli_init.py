@@ -69,8 +69,8 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 
 # [pools.retry]
 # attempts = 2  # further tries of a request, after the first
-# on = ["connect", "reset", "timeout"]  # also "5xx", or single statuses such as "503"
-# attempt_timeout = "none"  # for the head of one try's response
+# on = ["connect", "reset", "timeout"]  # also "5xx", or single statuses; what was never sent goes on anyway
+# attempt_timeout = "none"  # for the head of one try's response; a POST that is later gets 504
 # buffer = "64KiB"  # of a request's body, held for sending it again
 # budget = "20%"  # retries, as a share of all requests
 # reserve = 10  # retries that are always allowed

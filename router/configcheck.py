@@ -169,8 +169,8 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
         key = "base" if pool.ejection.base != type(pool.ejection)().base else "max"
         yield Found((*path, "ejection", key), "ejection.base is longer than ejection.max")
     limits = pool.limits
-    if limits.queue and not (limits.in_flight or limits.in_flight_per_endpoint):
-        hint = "set limits.in_flight or limits.in_flight_per_endpoint"
+    if limits.queue and not (limits.in_flight or limits.in_flight_per_endpoint or limits.adaptive != "none"):
+        hint = "set limits.in_flight, limits.in_flight_per_endpoint or limits.adaptive"
         yield Found((*path, "limits", "queue"), "a queue has no effect without a limit", hint)
     if pool.selection == "":
         yield Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")

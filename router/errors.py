@@ -24,6 +24,7 @@ __all__ = [
     "NotImplementedCoding",
     "NotImplementedMethod",
     "NothingReady",
+    "Outpaced",
     "Overloaded",
     "ProtocolError",
     "RequestTimeout",
@@ -108,6 +109,13 @@ class ClientGone(ClientError):
     status = 499
     kind = "client_gone"
     title = "The client left."
+
+
+class Outpaced(ClientGone):
+    """No failure of anybody's: another attempt of the same exchange was faster (a hedge)."""
+
+    kind = "outpaced"
+    title = "Another server was faster."
 
 
 class NotImplementedMethod(ClientError):
@@ -200,6 +208,8 @@ class UpstreamError(RouterError):
     def __init__(self, detail: str = "", *, sent: bool = False, word: str = "") -> None:
         super().__init__(detail, sent=sent)
         self.word = word or self.reason
+        #: Whether it says nothing about the endpoint after all.
+        self.excused = False
 
 
 class ConnectError(UpstreamError):

@@ -151,6 +151,8 @@ class Attempt(msgspec.Struct, eq=False):
     hedge_after: float | None = None
     open: bool = True
     sent_at: float = 0.0
+    #: Whether the request is sent to its last byte.
+    whole: bool = True
     head_at: float | None = None
     status: int = 0
     #: Set once the outcome is decided: at the head for a failing one, else when the lease closes.
@@ -172,6 +174,16 @@ class Outcome(msgspec.Struct, eq=False):
     elapsed: float | None = None
     status: int = 0
     error: Exception | None = None
+
+    @property
+    def cause(self) -> str:
+        """What went wrong, in a few words: "status 503", "connect refused", "timeout in head", "truncated in body"."""
+        if self.phase == "head" and self.status:
+            return f"status {self.status}"
+        word = getattr(self.error, "word", "failure")
+        if self.phase == "connect":
+            return {"connect": "connect failed", "timeout": "connect timed out"}.get(word, word)
+        return f"{word} in {self.phase}" if self.phase else word
 
     def __repr__(self) -> str:
         where = f" in {self.phase}" if self.phase else ""

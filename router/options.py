@@ -23,6 +23,17 @@ Key = tuple[str | int, ...]
 _PARSERS = {Duration: parse_duration, Size: parse_size, Share: parse_share}
 _WORDS = {Duration: "duration", Size: "size", Share: "share", type(None): "none", Any: "anything"}
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_TYPE = re.compile(r"`(\w+)`")
+#: msgspec's names of types -> those of a configuration file.
+_TOML = {
+    "object": "a table",
+    "array": "a list",
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
@@ -130,7 +141,7 @@ def _faults(kind: type[Options], table: dict[str, Any], owner: str, beside: Sequ
         try:
             msgspec.convert(value, fields[name].type, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            faults.append(_from_validation(error, (name,), owner, type_text(fields[name].type)))
+            faults.append(_from_validation(error, (name,), owner, fields[name].type))
     for name, field in fields.items():
         if field.required and name not in table:
             faults.append(PluginFault(f'{owner} needs "{name}", of type {type_text(field.type)}'))
@@ -144,19 +155,38 @@ def _unknown(name: str, known: list[str], owner: str) -> PluginFault:
     )
 
 
-def _from_validation(
-    error: msgspec.ValidationError, prefix: Key, owner: str, words: str = "another word"
-) -> PluginFault:
+def _from_validation(error: msgspec.ValidationError, prefix: Key, owner: str, kind: Any = Any) -> PluginFault:
     text = str(error)
     key = prefix
-    if text.startswith("Invalid enum value"):
-        text = f"expected {words}, not{text.removeprefix('Invalid enum value')}"
     found = _PATH.search(text)
     if found:
         text = text[: found.start()]
         key = (*prefix, *(name or int(index) for name, index in _STEP.findall(found["path"]) if name or index))
+    text = _in_words(text, kind, key[1:])
     where = ".".join(str(part) for part in key)
     return PluginFault(f"{owner}: {where}: {text}" if where else f"{owner}: {text}", key=key)
+
+
+def _in_words(text: str, kind: Any, path: Key) -> str:
+    """msgspec's message in the words of a configuration file."""
+    if text.startswith("Invalid enum value"):
+        for step in path:
+            kind = _inside(kind, step)
+        return f"expected {type_text(kind)}, not{text.removeprefix('Invalid enum value')}"
+    return (
+        _TYPE.sub(lambda found: _TOML.get(found[1], found[1]), text)
+        .replace("Expected", "expected")
+        .replace(", got", ", not")
+    )
+
+
+def _inside(kind: Any, step: str | int) -> Any:
+    """The type of what stands at a key, or at a place of a list."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return next((field.type for field in msgspec.structs.fields(kind) if field.encode_name == step), Any)
+    return get_args(kind)[0] if get_args(kind) and isinstance(step, int) else Any
 
 
 def _decode(kind: type[Any], value: object) -> Any:

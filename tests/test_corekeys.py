@@ -123,9 +123,9 @@ NONSENSE: list[Row] = [
     (probe("fall = 0"), "probe.fall", "0", ">= 1"),
     (probe("fall = -3"), "probe.fall", "-3", ">= 1"),
     (probe("fall = 1001"), "probe.fall", "1001", "<= 1000"),
-    (probe("fall = 1.5"), "probe.fall", "1.5", "Expected `int`"),
-    (probe("fall = true"), "probe.fall", "true", "Expected `int`"),
-    (probe('rise = "two"'), "probe.rise", '"two"', "Expected `int`"),
+    (probe("fall = 1.5"), "probe.fall", "1.5", "expected a whole number"),
+    (probe("fall = true"), "probe.fall", "true", "expected a whole number"),
+    (probe('rise = "two"'), "probe.rise", '"two"', "expected a whole number"),
     (probe("rise = 0"), "probe.rise", "0", ">= 1"),
     (probe("rise = 99999999999999999999"), "probe.rise", "99999999999999999999", "<= 1000"),
     ("probe = 5", "probe", "5", "expected a string or a table"),
@@ -137,7 +137,7 @@ NONSENSE: list[Row] = [
     ('probe = { use = "" }', "probe.use", '""', "expected the name of a plugin"),
     ('probe = "htpt"', "probe", '"htpt"', 'no probe "htpt"'),
     (sticky('on_unready = "wait"'), "affinity.on_unready", '"wait"', '"reselect" or "refuse"'),
-    (sticky("on_unready = 5"), "affinity.on_unready", "5", "Expected `str`"),
+    (sticky("on_unready = 5"), "affinity.on_unready", "5", "expected a string"),
     *(
         (f'retry = {{ hedge_after = "{text}" }}', "retry.hedge_after", f'"{text}"', HEDGE)
         for text in ("p101", "p", "p49", "p99.95", "p95%", "P95", "p-1", "pnan", "p95.", "p 95", "95", "pp95")

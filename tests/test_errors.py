@@ -27,6 +27,7 @@ TREE = {
     "ExpectationFailed": ("ClientError", 417, "expectation_failed", "client"),
     "HeadTooLarge": ("ClientError", 431, "head_too_large", "client"),
     "ClientGone": ("ClientError", 499, "client_gone", "client"),
+    "Outpaced": ("ClientGone", 499, "outpaced", "client"),
     "NotImplementedCoding": ("ClientError", 501, "coding_not_implemented", "client"),
     "NotImplementedMethod": ("ClientError", 501, "method_not_implemented", "client"),
     "VersionNotSupported": ("ClientError", 505, "version_not_supported", "client"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router import Eject, Endpoint, EndpointSpec, Outcome, Tools
-from router.errors import BodyError, ConnectError, ResetError, UpstreamTimeout
+from router.errors import BodyError, ConnectError, Outpaced, ResetError, UpstreamTimeout
 from router.model import Attempt
 from router.options import PluginFault
 from router.plugins import Registry
@@ -140,6 +140,30 @@ def test_two_late_answers_in_a_row_eject_within_the_share_and_five_beyond(endpoi
     assert mixed == [None, None, Eject("3 failures in a row, the last: timeout in head", connection=False)]
     patient = verdicts(detector("consecutive", timeouts=5), endpoint, *[LATE] * 5)
     assert patient == [None] * 4 + [Eject("5 × timeout in head", connection=True)]
+
+
+def test_hedges_lost_in_a_row_eject_and_a_success_forgives_them(endpoint: Endpoint) -> None:
+    lost = Outcome("neutral", elapsed=0.01, error=Outpaced())
+    found = verdicts(detector("consecutive"), endpoint, *[lost] * 20)
+    assert found == [None] * 19 + [Eject("20 × slower than a hedge")]
+    forgiven = verdicts(detector("consecutive"), endpoint, *[lost] * 19, answered(), *[lost] * 19)
+    assert forgiven == [None] * 39
+
+
+@pytest.mark.parametrize("slow", [0.3, 5.0])
+def test_one_slow_answer_is_no_slow_server(slow: float) -> None:
+    watcher = detector("latency")
+    endpoints = make_endpoints(1, 1, 1)
+    for _ in range(40):
+        for endpoint in endpoints:
+            assert watcher.observe(endpoint, answered(elapsed=0.001), NOW) is None
+    watcher.tick(endpoints, NOW)
+    assert watcher.observe(endpoints[0], answered(elapsed=slow), NOW) is None
+    watcher.tick(endpoints, NOW + 1)
+    assert verdicts(watcher, endpoints[0], *[answered(elapsed=0.001)] * 20) == [None] * 20
+    found = verdicts(watcher, endpoints[0], *[answered(elapsed=slow)] * 20)
+    assert any(found)
+    assert found[0] is None
 
 
 def test_a_success_ends_the_row_and_neutral_does_not(endpoint: Endpoint) -> None:

@@ -57,11 +57,11 @@ def test_values_are_converted() -> None:
         ({"tau": 3}, ("tau",), "a duration is written like"),
         ({"draws": 0}, ("draws",), ">= 1"),
         ({"mode": "quick"}, ("mode",), "'quick'"),
-        ({"names": ["a", 3]}, ("names", 1), "int"),
-        ({"inner": {"depth": "x"}}, ("inner", "depth"), "str"),
+        ({"names": ["a", 3]}, ("names", 1), "a whole number"),
+        ({"inner": {"depth": "x"}}, ("inner", "depth"), "not a string"),
         ({"share": "300%"}, ("share",), "a share is written like"),
-        ({"labels": {"a": 1}}, ("labels",), "int"),
-        ({"exact": "yes"}, ("exact",), "bool"),
+        ({"labels": {"a": 1}}, ("labels",), "a whole number"),
+        ({"exact": "yes"}, ("exact",), "true or false"),
     ],
 )
 def test_a_fault_has_its_key(table: dict[str, Any], key: tuple[str | int, ...], words: str) -> None:

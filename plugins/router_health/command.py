@@ -82,9 +82,11 @@ class CommandProbe:
         try:
             return Program(self._command, {**os.environ, **_about(endpoint)})
         except OSError as error:
-            # What fork says where there are too many processes.
-            if is_shortage(error) or error.errno == errno.EAGAIN:
+            if is_shortage(error):
                 raise
+            if error.errno == errno.EAGAIN:
+                # What fork says where there are too many processes: the router's own want, too.
+                raise OSError(errno.ENOMEM, "too many processes") from None
             raise ProbeFailed(f"cannot run {shown(self._command[0])}: {error.strerror}") from None
         except ValueError as error:
             # An endpoint's id with a NUL in it.

@@ -13,6 +13,9 @@ from router import Eject, Endpoint, Options, Outcome, Tools
 
 __all__ = ["Consecutive", "ConsecutiveOptions"]
 
+#: So many lost hedges weigh like one failure: with a delay of p95, one of twenty is lost by a healthy endpoint too.
+_LOST = 4
+
 Status = Annotated[int, Meta(ge=400, le=599)]
 
 
@@ -23,7 +26,8 @@ class ConsecutiveOptions(Options, frozen=True):
         failures: so many in a row eject.
         timeouts: so many late responses in a row do so too: each has cost somebody the whole time already. They count
             against `ejection.max_share`, unless they come to `failures`.
-        statuses: of a response, those that count as a failure; any other is a success.
+        statuses: of a response, those that count as a failure; any other is a success. (On probation, 500, 502, 503 and
+            504 always count.)
     """
 
     failures: Annotated[int, Meta(ge=1, le=1000)] = 5
@@ -44,7 +48,7 @@ class Consecutive:
 
     def observe(self, endpoint: Endpoint, outcome: Outcome, now: float) -> Eject | None:
         if outcome.result == "neutral":
-            return None
+            return self._lost(endpoint) if getattr(outcome.error, "kind", "") == "outpaced" else None
         status = outcome.status
         # A body that broke is a failure of the connection, whatever the status before it was.
         answered = outcome.result == "success" or (outcome.phase == "head" and status > 0)
@@ -56,10 +60,16 @@ class Consecutive:
         if row is None:
             row = self._rows[endpoint] = _Row()
         late = getattr(outcome.error, "reason", "") == "timeout"
-        row.add(f"status {status}" if answered else _phrase(outcome), connection=not answered, late=late)
+        row.add(f"status {status}" if answered else outcome.cause, connection=not answered, late=late)
         if row.count < self._failures and row.late < self._timeouts:
             return None
         return Eject(row.describe(), connection=row.connections >= self._failures)
+
+    def _lost(self, endpoint: Endpoint) -> Eject | None:
+        """Another endpoint was asked beside it, and answered first. Once may be chance; so often in a row is not."""
+        row = self._rows.setdefault(endpoint, _Row())
+        row.lost += 1
+        return Eject(f"{row.lost} × slower than a hedge") if row.lost >= self._failures * _LOST else None
 
     def forget(self, endpoint: Endpoint) -> None:
         self._rows.pop(endpoint, None)
@@ -68,7 +78,7 @@ class Consecutive:
 class _Row:
     """One row of failures."""
 
-    __slots__ = ("alike", "connections", "count", "last", "late")
+    __slots__ = ("alike", "connections", "count", "last", "late", "lost")
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,6 +86,8 @@ class _Row:
         self.alike = 0
         self.connections = 0
         self.late = 0
+        #: Hedges lost.
+        self.lost = 0
         self.last = ""
 
     def add(self, phrase: str, *, connection: bool, late: bool) -> None:
@@ -89,11 +101,3 @@ class _Row:
         if self.alike == self.count:
             return f"{self.count} × {self.last}"
         return f"{self.count} failures in a row, the last: {self.last}"
-
-
-def _phrase(outcome: Outcome) -> str:
-    """ "connect refused", "timeout in head", "truncated in body"."""
-    word = getattr(outcome.error, "word", "failure")
-    if outcome.phase == "connect":
-        return {"connect": "connect failed", "timeout": "connect timed out"}.get(word, word)
-    return f"{word} in {outcome.phase}" if outcome.phase else f"{word}"

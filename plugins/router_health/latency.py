@@ -1,13 +1,13 @@
 """An endpoint much slower than its peers: its average time to the response head against the median of the pool.
 
-Averages follow about the last `requests` successes evenly, so one slow answer moves them little. The median is taken
-once a second, in `tick`; between two ticks an outcome costs one comparison.
+Averages are geometric and follow about the last `requests` successes: one answer that takes a hundred times as long
+moves them by half, so it takes several in a row. The median is taken once a second, in `tick`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import exp, isfinite, log
 from statistics import median_low
 from typing import Annotated
 
@@ -18,6 +18,9 @@ from router import Duration, Eject, Endpoint, Options, Outcome, Tools
 __all__ = ["Latency", "LatencyOptions"]
 
 _NEVER = float("inf")
+#: Anything shorter counts as this (seconds): a logarithm has no end downwards.
+_SHORTEST = 1e-5
+_LEAST = log(_SHORTEST)
 #: Of fewer endpoints the median says nothing about who is the odd one.
 _LEAST_ENDPOINTS = 3
 
@@ -57,6 +60,7 @@ class Latency:
         self._requests = options.requests
         self._step = 2 / (options.requests + 1)
         self._averages: dict[Endpoint, _Average] = {}
+        #: Logarithms of seconds.
         self._median = 0.0
         self._limit = _NEVER
 
@@ -64,43 +68,44 @@ class Latency:
         elapsed = outcome.elapsed
         if elapsed is None or outcome.result == "failure":
             return None
+        sample = log(elapsed) if elapsed > _SHORTEST else _LEAST
         average = self._averages.get(endpoint)
-        if outcome.result == "neutral" and (average is None or elapsed <= average.seconds):
+        if outcome.result == "neutral" and (average is None or sample <= average.log):
             return None
         if average is None:
             average = self._averages[endpoint] = _Average()
         average.count += 1
         # The plain mean at first: the very first sample must not weigh for long.
-        average.seconds += (elapsed - average.seconds) * max(self._step, 1 / average.count)
-        if average.seconds <= self._limit or average.count < self._requests:
+        average.log += (sample - average.log) * max(self._step, 1 / average.count)
+        if average.log <= self._limit or average.count < self._requests:
             return None
         del self._averages[endpoint]
-        own, others = _milliseconds(average.seconds), _milliseconds(self._median)
+        own, others = _written(exp(average.log)), _written(exp(self._median))
         return Eject(f"average latency {own}, over {self._factor:g} x the pool's median of {others}")
 
     def tick(self, endpoints: Sequence[Endpoint], now: float) -> None:
         """Takes the median anew: the lower of the middle two, so that even half of a pool may be slow."""
         averages = self._averages
-        known = [averages[e].seconds for e in endpoints if e in averages and averages[e].count >= self._requests]
+        known = [averages[e].log for e in endpoints if e in averages and averages[e].count >= self._requests]
         if len(known) < _LEAST_ENDPOINTS:
             self._limit = _NEVER
             return
         self._median = median_low(known)
-        self._limit = max(self._floor, self._factor * self._median)
+        self._limit = log(max(self._floor, self._factor * exp(self._median)))
 
     def forget(self, endpoint: Endpoint) -> None:
         self._averages.pop(endpoint, None)
 
 
 class _Average:
-    """Exponentially weighted, in seconds."""
+    """Exponentially weighted, of the logarithm of seconds."""
 
-    __slots__ = ("count", "seconds")
+    __slots__ = ("count", "log")
 
     def __init__(self) -> None:
         self.count = 0
-        self.seconds = 0.0
+        self.log = 0.0
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
+def _written(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"

@@ -73,6 +73,9 @@ def _doublings_of(op: str, argument: Any, fences: bool) -> float:
         return _doublings(list(argument[-1]), fences)
     if op == "ATOMIC_GROUP":
         return _doublings(list(argument), fences)
+    if op == "GROUPREF":
+        # What it repeats is compared anew for every way in which the group may have matched.
+        return 2 * _MOST_DOUBLINGS
     if op == "GROUPREF_EXISTS":
         return sum(_doublings(list(side), fences) for side in argument[1:] if side)
     return 0.0

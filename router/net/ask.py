@@ -45,7 +45,7 @@ class Ask(Reply, eq=False):
         return b"".join([self._given, *(b"%b: %b\r\n" % field for field in more), self._vouched])
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
-        conn.request_done = self._client.body is None
+        conn.request_done = conn.attempt.whole = self._client.body is None
         if not conn.request_done:
             # The head cannot be late before the request is whole; until then the client's own time counts.
             conn.deadline = _NEVER
@@ -111,6 +111,6 @@ class Ask(Reply, eq=False):
         if error is not None:
             level = logging.DEBUG if error.source == "client" else logging.WARNING
             exchange = self.exchange
-            tried = exchange.tried[-1].identity if exchange.tried else "none"
-            said = "request %s, pool %r, endpoint %r: %s: %r"
+            tried = ", then ".join(endpoint.identity for endpoint in exchange.tried) or "none"
+            said = "request %s, pool %r, tried %s: %s: %r"
             log.log(level, said, exchange.id, exchange.pool, tried, error.kind, error.detail)

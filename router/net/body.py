@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from router.errors import BadRequest, BodyError, BodyTooLarge
+from router.errors import BadRequest, BodyError, BodyTooLarge, ResetError
 from router.net.framing import BadFraming, Chunked
 from router.policy.plain import BODY_CHUNKED
 
-__all__ = ["Body", "RequestBody", "broken_off", "why"]
+__all__ = ["Body", "RequestBody", "broken_off", "late_piece", "no_head"]
 
 _NO_LIMIT = float("inf")
+#: A server that was kept waiting for so long is not to blame for giving up (seconds).
+_LONG = 1.0
 
 
 class Body:
@@ -19,7 +21,7 @@ class Body:
         payload_only: chunks come without their framing, for an HTTP/1.0 client.
     """
 
-    __slots__ = ("_chunked", "done", "extra", "left")
+    __slots__ = ("_chunked", "_held_since", "done", "extra", "held", "left")
 
     def __init__(self, length: int, *, payload_only: bool = False) -> None:
         #: Bytes to come where the length is known, else what `length` says.
@@ -28,6 +30,9 @@ class Body:
         #: Bytes behind the end.
         self.extra = b""
         self._chunked = Chunked(payload_only=payload_only) if length == BODY_CHUNKED else None
+        #: Seconds for which nobody wanted more of it, and since when that is so.
+        self.held = 0.0
+        self._held_since = 0.0
 
     def feed(self, data: bytes) -> bytes:
         """Takes the next bytes as they arrived; returns what to pass on.
@@ -50,6 +55,16 @@ class Body:
             self.extra = data[self.left :]
             return data[: self.left]
         return data
+
+    def hold(self, now: float) -> None:
+        """Whoever it is for cannot take more."""
+        self._held_since = self._held_since or now
+
+    def let_go(self, now: float) -> None:
+        """More of it is wanted."""
+        if self._held_since:
+            self.held += now - self._held_since
+            self._held_since = 0.0
 
 
 class RequestBody(Body):
@@ -84,12 +99,27 @@ class RequestBody(Body):
         return piece
 
 
-def why(exc: Exception | None) -> str:
+def _why(exc: Exception | None) -> str:
     """Why a connection ended, for the log."""
     return "end of stream" if exc is None else getattr(exc, "strerror", None) or type(exc).__name__
 
 
-def broken_off(exc: Exception | None) -> BodyError:
+def no_head(exc: Exception | None) -> ResetError:
+    """The error of a response whose connection ended before its head was whole."""
+    return ResetError(f"closed before the response's head was complete ({_why(exc)})")
+
+
+def broken_off(exc: Exception | None, body: Body) -> BodyError:
     """The error of a response whose connection ended before its body did."""
     word = "truncated" if exc is None else "reset"
-    return BodyError(f"closed before the response's body was complete ({why(exc)})", word=word)
+    error = BodyError(f"closed before the response's body was complete ({_why(exc)})", word=word)
+    # A server may well give up one who does not read.
+    error.excused = body.held >= _LONG
+    return error
+
+
+def late_piece(*, over: bool) -> BodyError:
+    """The error of a body that is late; `over`: it is the whole exchange that is."""
+    error = BodyError("the route's timeout is over" if over else "no further piece of the body in time", word="timeout")
+    error.excused = over
+    return error

@@ -24,8 +24,8 @@ _DISTRUST = 10.0
 #: Most idle connections kept per endpoint.
 _MOST_IDLE = 1024
 
-#: Too few descriptors, processes or ports, or too little memory for sockets.
-SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+#: Too few descriptors, or too little memory for sockets.
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Connections:

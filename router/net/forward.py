@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from router.errors import ClientGone, ConnectError, RouterError
+from router.errors import ClientGone, ConnectError, Outpaced, RouterError
 from router.model import Attempt
 from router.net.connections import Connections
 from router.net.entry import Entry
@@ -202,7 +202,7 @@ class Forward(Entry, eq=False):
             for conn in [c for c in self._conns if c.attempt is attempt]:
                 self._conns.remove(conn)
                 conn.abandon()
-            self._attempt_ended(attempt, ClientGone("another attempt was faster"), now)
+            self._attempt_ended(attempt, Outpaced(), now)
 
     def client_gone(self) -> None:
         """The client left: nothing more can be written."""

@@ -37,6 +37,8 @@ _TOGETHER, _LONGEST = 0.02, 0.05
 #: Seconds that checks get to clean up at the end.
 _GRACE = 2.0
 _MOST_SAID = 200
+#: A turn that is later than this was kept from its time (seconds).
+_STALL = 0.1
 
 
 class _Watch:
@@ -87,6 +89,7 @@ class Prober:
         self._round = asyncio.Event()
         self._round.set()
         self._unasked: set[_Watch] = set()
+        self._excused = False
         self._closed = False
 
     def sync(self) -> None:
@@ -143,6 +146,12 @@ class Prober:
             self._timer.cancel()
             self._timer = None
         now = self._loop.time()
+        if self._running and now - self._wakes > _STALL and not self._excused:
+            # The process itself stood still: what the checks wait for is yet to be read.
+            self._excused = True
+            self._arm(now + _STALL / 10)
+            return
+        self._excused = False
         for watch in [watch for watch in self._running if watch.deadline <= now]:
             self._cut(watch)
         while self._plan and self._plan[0][0] <= now + self._together and len(self._running) < self._most:

@@ -17,10 +17,11 @@ from router.policy.plain import PlainRequests, PlainResponses
 from router.policy.pool import Pool
 from router.policy.table import Table
 
-__all__ = ["Runtime", "abandon_tasks", "wake"]
+__all__ = ["Runtime", "abandon_tasks", "wake", "wake_soon"]
 
 log = logging.getLogger("router")
 
+_NEVER = float("inf")
 _ID_BYTES = 16
 _IDS_AT_ONCE = 256
 #: Bytes that are not held back to be written together with others.
@@ -149,6 +150,21 @@ def wake(pool: Pool) -> None:
                 ticket.wake()
     finally:
         pool.waking = False
+
+
+def wake_soon(pool: Pool, runtime: Runtime) -> None:
+    """Exchanges that wait look again whether there is room: soon, and when time alone may make some."""
+    if pool.queue.tickets:
+        # Not at once: whoever is woken may change the very state that is being told.
+        runtime.loop.call_soon(wake, pool)
+        if pool.due < _NEVER:
+            runtime.loop.call_later(pool.due - runtime.clock(), _turn, pool, runtime)
+
+
+def _turn(pool: Pool, runtime: Runtime) -> None:
+    if pool.queue.tickets and runtime.clock() >= pool.due:
+        pool.tick(runtime.clock())
+        wake(pool)
 
 
 async def abandon_tasks(seconds: float) -> None:

@@ -17,6 +17,8 @@ log = logging.getLogger("router")
 
 #: Seconds between two looks, at least and at most; and the part of the shortest timeout by which one may be late.
 _SHORTEST, _LONGEST, _PART = 0.01, 0.5, 0.1
+#: A look that is later than this was kept from its time (seconds).
+_STALL = 0.1
 
 
 class Timed(Protocol):
@@ -37,7 +39,7 @@ def tick_for(timeouts: Iterable[float]) -> float:
 class Sweeper:
     """Calls `expired` of each thing whose deadline is over, at most one tick late."""
 
-    __slots__ = ("_clock", "_loop", "_things", "_timer", "tick")
+    __slots__ = ("_clock", "_due", "_excused", "_loop", "_things", "_timer", "tick")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], tick: float = _LONGEST) -> None:
         self._loop = loop
@@ -45,11 +47,18 @@ class Sweeper:
         self.tick = tick
         self._things: set[Timed] = set()
         self._timer: asyncio.TimerHandle | None = None
+        #: When the next look is due, on the loop's clock; whether the last one was put off.
+        self._due = 0.0
+        self._excused = False
 
     def add(self, thing: Timed) -> None:
         self._things.add(thing)
         if self._timer is None:
-            self._timer = self._loop.call_later(self.tick, self._sweep)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._due = self._loop.time() + self.tick
+        self._timer = self._loop.call_at(self._due, self._sweep)
 
     def discard(self, thing: Timed) -> None:
         self._things.discard(thing)
@@ -65,6 +74,13 @@ class Sweeper:
 
     def _sweep(self) -> None:
         self._timer = None
+        late = self._loop.time() - self._due
+        if late > max(self.tick, _STALL) and not self._excused:
+            # The process itself stood still. What came meanwhile is yet to be read, and nobody out there is to blame.
+            self._excused = True
+            self._arm()
+            return
+        self._excused = False
         now = self._clock()
         for thing in [thing for thing in self._things if thing.deadline <= now]:
             # One that ended or went on because of another's expiry is left alone.
@@ -75,4 +91,4 @@ class Sweeper:
                     # One connection's trouble must not end every other connection's timeouts.
                     log.exception("a timeout could not be handled")
         if self._things and self._timer is None:
-            self._timer = self._loop.call_later(self.tick, self._sweep)
+            self._arm()

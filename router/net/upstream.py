@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.errors import BodyError, ProtocolError, ResetError, RouterError, UpstreamTimeout
 from router.model import Attempt, Exchange
-from router.net.body import Body, broken_off, why
+from router.net.body import Body, broken_off, late_piece, no_head
 from router.net.framing import BadFraming
 from router.net.heads import HEAD_END, final_head, without_body
 from router.net.sink import Sink, Switch
@@ -25,8 +25,6 @@ __all__ = ["UpstreamConnection"]
 
 _NEVER = float("inf")
 _NO_ATTEMPT: Any = None
-#: Statuses whose responses have no body, whatever their fields say (RFC 9112 §6.3).
-_BODILESS = frozenset({204, 304})
 #: Responses of 1xx before the final one.
 _MOST_INTERIM = 64
 
@@ -53,7 +51,6 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, home: Connections) -> None:
         self._home = home
         self._begun = 0
-        self._interim = 0
         self._buffer = b""
         self._closes = False
         #: Of the response under way; None until its head is here.
@@ -85,9 +82,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def request_sent(self) -> None:
         """The request is whole: from now on its head may be late."""
-        self.request_done = True
+        self.request_done = self.attempt.whole = True
         if self._body is None:
-            self.deadline = self._home.runtime.clock() + self.attempt.timeout
+            self.attempt.sent_at = now = self._home.runtime.clock()
+            self.deadline = now + self.attempt.timeout
 
     def abandon(self) -> None:
         """Over from the driver's side: closes at once, nothing more is told."""
@@ -102,12 +100,16 @@ class UpstreamConnection(asyncio.Protocol):
         """Stops reading until `resume`, without blame for it; not if it is idle already, to hear of its end."""
         if self._sink is not None and self.is_alive():
             self.deadline = _NEVER
+            if self._body is not None:
+                self._body.hold(self._home.runtime.clock())
             self.transport.pause_reading()
 
     def resume(self) -> None:
         if self.is_alive() and self._sink is not None:
             self.transport.resume_reading()
-            self.deadline = self._body_due(self._home.runtime.clock())
+            self.deadline = self._body_due(now := self._home.runtime.clock())
+            if self._body is not None:
+                self._body.let_go(now)
 
     # Called by the loop
 
@@ -154,9 +156,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._home.drop(self)
             self.abandon()
         elif self._body is None:
-            self._fail(UpstreamTimeout("no response head in time"))
+            self._fail(UpstreamTimeout(f"no response head within {self.attempt.timeout:g} s"))
         else:
-            self._fail(BodyError("no further piece of the body in time", word="timeout"))
+            self._fail(late_piece(over=self._exchange.deadline <= self._home.runtime.clock()))
 
     # Heads
 
@@ -213,7 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _final(self, head: ResponseHead, rest: bytes) -> None:
         status, length, _, closes, _, _ = head
-        if status in _BODILESS or self._exchange.method == "HEAD":
+        if status in (204, 304) or self._exchange.method == "HEAD":  # no body, whatever is said (RFC 9112 §6.3)
             length, head = 0, without_body(head)
         self._closes = closes or length == BODY_TO_END
         now = self._home.runtime.clock()
@@ -277,13 +279,13 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._body is None:
             if self.idle_since and not self._buffer:
                 self._home.distrust()
-            self._fail(ResetError(f"closed before the response's head was complete ({why(exc)})"))
+            self._fail(no_head(exc))
         elif self._body.left == BODY_TO_END and exc is None:
             sink, now = self._sink, self._home.runtime.clock()
             self._settle(now)
             sink.on_body(self, b"", True, now)
         else:
-            self._fail(broken_off(exc))
+            self._fail(broken_off(exc, self._body))
 
     def _fail(self, error: RouterError) -> None:
         sink = self._sink

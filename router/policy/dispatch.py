@@ -79,7 +79,8 @@ class Dispatch(msgspec.Struct, eq=False):
         pool = self.pool
         if not isinstance(error, UpstreamError) or self._tries > pool.retry.attempts:
             return False
-        if error.reason not in pool.retry.reasons and error.reason != "status":
+        # What was never sent did nothing: it goes on to another endpoint whatever the reason.
+        if error.sent and error.reason not in pool.retry.reasons and error.reason != "status":
             return False
         return not may_retry(
             head_passed=self._passed_on,
@@ -120,7 +121,7 @@ class Dispatch(msgspec.Struct, eq=False):
         pool = self.pool
         until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
         if len(pool.queue.tickets) >= pool.limits.queue:
-            return answer(Overloaded("the limit is reached and the queue is full"))
+            return answer(Overloaded(f"the limit is reached, and {pool.limits.queue or 'none'} may wait"))
         self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted))
         return Park(self._ticket, min(until, pool.due))
 
@@ -132,7 +133,7 @@ class Dispatch(msgspec.Struct, eq=False):
                 return pinned if isinstance(pinned, Answer) else self._open(pinned, now)
         candidates = pool.candidates(exchange, now)
         if candidates is None:
-            return answer(self._error or NothingReady("no endpoint is ready"))
+            return answer(self._error or NothingReady(pool.count_ready()))
         if exchange.tried and candidates:
             rest = candidates.without(exchange.tried)
             if rest:

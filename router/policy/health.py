@@ -81,7 +81,7 @@ class EjectionRule:
 class Ejection:
     """What real traffic says."""
 
-    __slots__ = ("_successes", "cause", "out", "probation", "rule", "times", "until")
+    __slots__ = ("_spared", "_successes", "cause", "out", "probation", "rule", "times", "until")
 
     def __init__(self, rule: EjectionRule) -> None:
         self.rule = rule
@@ -91,6 +91,7 @@ class Ejection:
         self.cause = ""
         self.out = False
         self._successes = 0
+        self._spared = -_NEVER
 
     def eject(self, now: float, cause: str) -> None:
         # A long quiet time since the last one makes the next one short again.
@@ -101,6 +102,11 @@ class Ejection:
         self.probation = False
         self.cause = cause
         self.out = True
+
+    def spare(self, now: float) -> bool:
+        """It would have been ejected, but too many are out already; True if that has not been said lately."""
+        lately, self._spared = now - self._spared < self.rule.base, now
+        return not lately
 
     def lasts(self, now: float) -> bool:
         return now < self.until

@@ -26,15 +26,18 @@ def outcome_of(attempt: Attempt, error: RouterError | None, now: float) -> Outco
     elapsed = None if head_at is None else head_at - attempt.sent_at
     if error is None:
         return Outcome("success", "", True, elapsed, attempt.status)
-    if isinstance(error, UpstreamError):
+    if not attempt.whole:
+        # The time that the client took to send its request is none of the endpoint's.
+        elapsed = None
+    if isinstance(error, UpstreamError) and not error.excused:
         return Outcome(
             "failure",
             phase=error.phase,
-            sent=error.sent or elapsed is not None,
+            sent=error.sent or head_at is not None,
             elapsed=elapsed,
             status=attempt.status,
             error=error,
         )
     # A client that leaves says nothing about the endpoint, but how long it was waited for is a sample of latency.
-    waited = now - attempt.sent_at if elapsed is None and attempt.sent_at else elapsed
+    waited = now - attempt.sent_at if head_at is None and attempt.sent_at and attempt.whole else elapsed
     return Outcome("neutral", sent=attempt.sent_at > 0, elapsed=waited, status=attempt.status, error=error)

@@ -89,7 +89,8 @@ class Pool(Roster):
         for endpoint in [e for e in self._out if e.health.ejection.expire(now)]:
             del self._out[endpoint]
             self.place(endpoint, now)
-            self.changed(endpoint, "ejection over, on probation")
+            down = endpoint.health.probed is not None and not endpoint.health.probed.up
+            self.tell(endpoint, "ejection over, still down" if down else "ejection over, on probation")
         self.set_due(now)
         for detector in [d for d in self.detectors if hasattr(d, "tick")]:
             try:
@@ -118,12 +119,18 @@ class Pool(Roster):
 
     def _on_trial(self) -> Candidates:
         """With all others full or out, those on probation may take more than one request at a time."""
-        return Candidates.of(e for tier in self.tiers for e in tier.trial if e.load < self._limit_of(e))
+        tiers = [tier for tier in self.tiers if not tier.few]
+        return Candidates.of(e for tier in tiers for e in tier.trial if e.load < self._limit_of(e))
+
+    def count_ready(self) -> str:
+        """How many endpoints are ready, for the log."""
+        ready, known = sum(tier.ready_count for tier in self.tiers), len(self.members)
+        return f"{ready} of {known} endpoints ready"
 
     def _of_tier(self, tier: Tier) -> Candidates | None:
         if not tier.few:
             return tier.candidates()
-        return tier.everyone() if self.when_few_ready == "try_all" and tier.open_count else None
+        return tier.everyone(self._limit_of) if self.when_few_ready == "try_all" and tier.open_count else None
 
     def key_of(self, exchange: Exchange) -> int | None:
         """The selector's hash key of this exchange, asked once."""
@@ -195,17 +202,20 @@ class Pool(Roster):
             except Exception as error:
                 self._mute(detector, error)
                 continue
-            if verdict is not None:
+            if isinstance(verdict, Eject):
                 self._eject(endpoint, verdict, now)
+            elif verdict is not None:
+                self._mute(detector, TypeError(f"observe returned {type(verdict).__name__}, not Eject or None"))
 
     def _tried(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         """Takes an outcome during probation."""
         verdict = endpoint.health.ejection.told(outcome.result == "success")
         if verdict == "again":
-            self._eject(endpoint, Eject("failed on probation", outcome.phase != "head" or not outcome.status), now)
+            cause = f"{outcome.cause} on probation"
+            self._eject(endpoint, Eject(cause, outcome.phase != "head" or not outcome.status), now)
         elif verdict == "cleared":
             self.place(endpoint, now)
-            self.changed(endpoint, "back in service")
+            self.tell(endpoint, "back in service")
 
     def _measure(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
         """Takes an outcome as a sample of latency."""
@@ -230,13 +240,19 @@ class Pool(Roster):
         if health.ejection.lasts(now) or self.members.get(endpoint.identity) is not endpoint:
             return
         ejected = sum(1 for e in self._out if e.health.ejection.lasts(now))
-        if not self.ejection.may_eject(ejected, len(self.members), connection=verdict.connection):
+        total = sum(tier.open_count for tier in self.tiers)
+        # Those that drain, or that a probe has found down, are nobody to leave the rest to.
+        alone = not any(self._serves(other, now) for other in self.members.values() if other is not endpoint)
+        if alone or not self.ejection.may_eject(ejected, total, connection=verdict.connection):
+            if health.ejection.spare(now):
+                reason = "nobody else is ready" if alone else f"{ejected} of {total} are out"
+                self.changed(endpoint, f"stays in, since {reason}: {verdict.cause}")
             return
         health.ejection.eject(now, verdict.cause)
         self._out[endpoint] = None
         self.due = min(self.due, health.due())
         self.place(endpoint, now)
-        self.changed(endpoint, f"ejected for {health.ejection.until - now:g} s: {verdict.cause}")
+        self.tell(endpoint, f"ejected for {health.ejection.until - now:g} s: {verdict.cause}")
 
     def probed(self, endpoint: Endpoint, passed: bool, cause: str, now: float) -> None:
         """Takes one result of an active check."""
@@ -246,21 +262,22 @@ class Pool(Roster):
         count = machine.told(passed)
         if not count:
             return
-        many = f"{count} probe{'s' * (count != 1)}"
+        words = f"{count} probe{'s' * (count != 1)} " + ("passed" if passed else f"failed: {cause}")
         if passed and endpoint in self._out:
             # It was down and is up again: the ejection was about what is over now (so does Envoy).
             endpoint.health.ejection.shorten(now)
             endpoint.health.ejection.expire(now)
             del self._out[endpoint]
         self.place(endpoint, now)
-        self.changed(endpoint, f"up: {many} passed" if passed else f"down: {many} failed: {cause}")
+        probation = ", on probation" if passed and endpoint.health.ejection.probation else ""
+        self.tell(endpoint, f"{'up' if passed else 'down'}: {words}{probation}")
 
     def operate(self, endpoint: Endpoint, state: Literal["up", "drain"], now: float) -> None:
         """Takes an operator's word."""
         if endpoint.health.operator != state:
             endpoint.health.operator = state
             self.place(endpoint, now)
-            self.changed(endpoint, "draining" if state == "drain" else "up again")
+            self.tell(endpoint, "draining" if state == "drain" else "up again")
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

@@ -185,6 +185,11 @@ class Roster:
         tier = self._tier_of(endpoint)
         if tier is not None:
             self._seat(endpoint, tier, self._ready, now)
+
+    def tell(self, endpoint: Endpoint, cause: str) -> None:
+        """Says that the endpoint's state has changed, and then what follows for the pool."""
+        self.changed(endpoint, cause)
+        for tier in self.tiers:
             self._tell_few(tier)
 
     def _tell_few(self, tier: Tier) -> None:
@@ -213,13 +218,16 @@ class Roster:
         others = any(other.spec.priority == endpoint.spec.priority for other in company)
         self._ready.add(endpoint)
         if others and not self.starting:
-            self.slow_start.begin(endpoint, now)
-            self.due = min(self.due, self.slow_start.step(now))
+            self.due = min(self.due, self.slow_start.begin(endpoint, now))
+
+    def _serves(self, endpoint: Endpoint, now: float) -> bool:
+        health: Health = endpoint.health
+        return endpoint.spec.weight > 0 and health.is_ready(now)
 
     def _seat(self, endpoint: Endpoint, tier: Tier, company: Set[Endpoint], now: float) -> None:
         health: Health = endpoint.health
         endpoint.limit = 1 if health.ejection.probation else self._limit_of(endpoint)
-        ready = health.is_ready(now) and endpoint.spec.weight > 0
+        ready = self._serves(endpoint, now)
         open_to_all = health.operator == "up" and endpoint.spec.weight > 0
         tier.note(endpoint, ready=ready, open_to_all=open_to_all, on_trial=health.ejection.probation)
         if ready != (endpoint in self._ready):

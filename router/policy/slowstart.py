@@ -33,11 +33,13 @@ class SlowStart:
         #: Endpoint -> when its window began.
         self._began: dict[Endpoint, float] = {}
 
-    def begin(self, endpoint: Endpoint, now: float) -> None:
-        """The endpoint has just become ready."""
-        if self.window:
-            self._began[endpoint] = now
-            endpoint.weight = endpoint.spec.weight * self.least
+    def begin(self, endpoint: Endpoint, now: float) -> float:
+        """The endpoint has just become ready. Returns when `step` is due; infinity without a window."""
+        if not self.window:
+            return _NEVER
+        self._began[endpoint] = now
+        endpoint.weight = endpoint.spec.weight * self.least
+        return now + self._step
 
     def drop(self, endpoint: Endpoint) -> None:
         """The endpoint is not ready any more, or has left: it has its whole weight, which is nothing to nobody."""

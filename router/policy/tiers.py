@@ -6,7 +6,7 @@ lists is kept until the next change of state. Shares of tiers follow Envoy's rul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router.model import Candidates, Endpoint
 
@@ -96,10 +96,14 @@ class Tier:
             self._merged = Candidates.of([*self._own, *self._elsewhere])
         return self._merged
 
-    def everyone(self) -> Candidates:
-        """All endpoints with room that the operator has not taken out, whatever their health says (panic)."""
+    def everyone(self, limit_of: Callable[[Endpoint], float]) -> Candidates:
+        """All endpoints with room that the operator has not taken out, whatever their health says (panic).
+
+        Args:
+            limit_of: how many leases each may have when it is well.
+        """
         if self._all is None:
-            self._all = Candidates.of(e for e in self.members if e in self._open and e.load < e.limit)
+            self._all = Candidates.of(e for e in self.members if e in self._open and e.load < limit_of(e))
         return self._all
 
 

@@ -751,3 +751,30 @@ async def test_affinity_that_raises_is_worked_around(world: Any) -> None:
     house = await world.router(await world.upstream(), affinity=Raises())
     assert (await (await world.client(house)).get()).status == 200
     assert len(house.muted) == 2
+
+
+async def test_a_client_that_does_not_read_ejects_no_server(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server gives up one who does not read, as its own time-out demands: that is no fault of the server's."""
+    monkeypatch.setattr("router.net.body._LONG", 0.05)
+
+    async def gives_up(peer: Any) -> None:
+        await peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 90000000\r\n\r\n" + b"x" * 30_000_000)
+        await asyncio.sleep(0.3)
+        peer.writer.close()
+
+    servers = [await world.upstream(gives_up) for _ in range(3)]
+    house = await world.router(*servers)
+    outcomes = []
+    pool = house.table.pools["web"]
+    told = pool.told
+    pool.told = lambda endpoint, outcome, now: (outcomes.append(outcome), told(endpoint, outcome, now))
+    for _ in range(3):
+        client = await world.client(house)
+        client.reader._transport.pause_reading()
+        client.ask("/")
+        await asyncio.sleep(0.5)
+        client.reader._transport.resume_reading()
+        await client.gone()
+    await world.eventually(lambda: len(outcomes) == 3)
+    assert [outcome.result for outcome in outcomes] == ["neutral"] * 3

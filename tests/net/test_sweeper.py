@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -124,3 +125,22 @@ async def test_after_close_nobody_is_told() -> None:
     bench.sweeper.close()
     await bench.at(2)
     assert thing.expiries == 0
+
+
+async def test_after_the_process_itself_stood_still_everybody_gets_one_more_tick() -> None:
+    """What came meanwhile waits to be read: nobody is called late before it was."""
+    bench = Bench()
+    answered, silent = Thing(5), Thing(5)
+    for thing in (answered, silent):
+        bench.sweeper.add(thing)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        answered.deadline = NEVER
+
+    bench.now = 6
+    time.sleep(0.2)  # noqa: ASYNC251 - the very stall that is meant
+    loop.call_later(0.002, read)
+    await asyncio.sleep(0.05)
+    assert (answered.expiries, silent.expiries) == (0, 1)
+    bench.sweeper.close()

@@ -93,6 +93,7 @@ class Account:
         self.results: list[bool] | None = [] if probed else None
         self.up = not probed
         self.until = 0.0
+        self.spared = float("-inf")
         self.times = 0
         self.successes = 0
         self.state = "in"
@@ -112,7 +113,7 @@ class Account:
 
     # The three machines
 
-    def probe(self, passed: bool) -> None:
+    def probe(self, passed: bool, now: float) -> None:
         assert self.results is not None
         first = not self.results
         ever = any(self.results)
@@ -121,9 +122,10 @@ class Account:
         if passed and not self.up and (not ever or row >= RISE):
             self.up = True
             many = RISE if ever else 1
-            self.expected.append(f"up: {many} probe{'s' if many > 1 else ''} passed")
             if self.state == "out":
-                self.state, self.successes = "trial", 0
+                self.state, self.successes, self.until = "trial", 0, min(self.until, now)
+            probation = ", on probation" if self.state == "trial" else ""
+            self.expected.append(f"up: {many} probe{'s' if many > 1 else ''} passed{probation}")
         elif not passed and (first or (self.up and row >= FALL)):
             self.up = False
             many = 1 if first else FALL
@@ -134,23 +136,31 @@ class Account:
             self.operator = state
             self.expected.append("draining" if state == "drain" else "up again")
 
-    def told(self, outcome: Outcome, verdict: Eject | None, others_out: int, total: int, now: float) -> None:
-        """An outcome, and what the detector said of it."""
+    def told(
+        self, outcome: Outcome, verdict: Eject | None, others_out: int, total: int, alone: bool, now: float
+    ) -> None:
+        """An outcome, and what the detector said of it. `alone`: nobody else is ready."""
         if self.state == "trial" and outcome.result == "failure":
             self.successes = 0
             connection = outcome.phase != "head" or not outcome.status
-            self._eject(Eject("failed on probation", connection), others_out, total, now)
+            self._eject(Eject(f"{outcome.cause} on probation", connection), others_out, total, alone, now)
         elif self.state == "trial" and outcome.result == "success":
             self.successes += 1
             if self.successes == RISE:
                 self.state = "in"
                 self.expected.append("back in service")
         if verdict is not None:
-            self._eject(verdict, others_out, total, now)
+            self._eject(verdict, others_out, total, alone, now)
 
-    def _eject(self, verdict: Eject, others_out: int, total: int, now: float) -> None:
+    def _eject(self, verdict: Eject, others_out: int, total: int, alone: bool, now: float) -> None:
         most = total - 1 if verdict.connection else min(total - 1, max(1, int(MAX_SHARE * total)))
-        if self.is_out(now) or others_out + 1 > most:
+        if self.is_out(now):
+            return
+        if alone or others_out + 1 > most:
+            if now - self.spared >= BASE:
+                reason = "nobody else is ready" if alone else f"{others_out} of {total} are out"
+                self.expected.append(f"stays in, since {reason}: {verdict.cause}")
+            self.spared = now
             return
         if self.state != "trial" and now - self.until > LONGEST:
             self.times = 0
@@ -164,7 +174,7 @@ class Account:
         assert self.state == "out"
         assert now >= self.until, "before its time"
         self.state, self.successes = "trial", 0
-        self.expected.append("ejection over, on probation")
+        self.expected.append("ejection over, on probation" if self.up else "ejection over, still down")
 
     # What follows
 

@@ -202,7 +202,9 @@ def test_a_body_that_is_gone_is_not_sent_again(build: Build, now: float) -> None
         (("reset",), ProtocolError, True),
         (("reset",), UpstreamTimeout, False),
         (("timeout",), UpstreamTimeout, True),
-        ((), ConnectError, False),
+        ((), ResetError, False),
+        # Nothing of it was sent, so nothing can have come of it.
+        ((), ConnectError, True),
     ],
 )
 def test_only_what_retry_on_names_is_retried(
@@ -210,6 +212,15 @@ def test_only_what_retry_on_names_is_retried(
 ) -> None:
     dispatch = start(build(3, retry=RetryRule(on=on)))
     dispatch.failed(sent(dispatch, now), error(), error is not ConnectError, now)
+    assert isinstance(dispatch.next(now), Attempt if again else Answer)
+
+
+@pytest.mark.parametrize(("sent_some", "again"), [(False, True), (True, False)])
+def test_what_was_never_sent_goes_on_whatever_the_reason(
+    build: Build, now: float, sent_some: bool, again: bool
+) -> None:
+    dispatch = start(build(3, retry=RetryRule(on=("reset",))), "POST")
+    dispatch.failed(sent(dispatch, now), UpstreamTimeout(), sent_some, now)
     assert isinstance(dispatch.next(now), Attempt if again else Answer)
 
 

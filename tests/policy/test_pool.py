@@ -543,6 +543,51 @@ def test_a_lower_tier_with_room_comes_before_probations_second_request(trial: Ca
     assert usable(pool, now) == "a"
 
 
+def test_panic_ignores_probation_as_it_ignores_all_health(build: Build, now: float, scripted: Any) -> None:
+    """Every probe fails, as with a wrong path: what still serves must not serve one at a time."""
+    settings = {"detectors": [scripted], "probe": (1, 1), "ejection": EjectionRule(base=30)}
+    pool = build(2, limits=Limits(per_endpoint=3, queue=5), **settings)
+    a, b = pool.members.values()
+    pool.probed(a, True, "", now)
+    pool.probed(b, True, "", now)
+    scripted.eject(pool, a, now)
+    pool.tick(now + 30)
+    pool.probed(a, False, "x", now + 30)
+    pool.probed(b, False, "x", now + 30)
+    for load in range(3):
+        assert usable(pool, now + 30) == "ab", load
+        pool.acquire(a, now + 30)
+        pool.acquire(b, now + 30)
+    for _ in range(2):
+        pool.release(a, now + 30)
+        assert usable(pool, now + 30) == "a"
+        assert pool.grant() is None
+    pool.operate(b, "drain", now + 30)
+    assert usable(pool, now + 30) == "a"
+    waiting = ticket(pool)
+    assert pool.grant() is waiting
+
+
+def test_a_tier_that_refuses_offers_nobody_on_probation_either(build: Build, now: float, scripted: Any) -> None:
+    pool = build(
+        [*specs("ab"), spec("c", priority=1)],
+        detectors=[scripted],
+        limits=Limits(per_endpoint=2, queue=5),
+        ejection=EjectionRule(base=30),
+        when_few_ready="refuse",
+        few_ready=0.5,
+    )
+    a, b, c = pool.members.values()
+    scripted.eject(pool, a, now)
+    pool.tick(now + 30)
+    scripted.eject(pool, b, now + 30)
+    for endpoint in (a, c, c):
+        pool.acquire(endpoint, now + 30)
+    assert usable(pool, now + 30) == ""
+    ticket(pool)
+    assert pool.grant() is None
+
+
 def test_what_was_cleared_or_ejected_again_is_on_probation_no_more(trial: Callable[..., Pool], now: float) -> None:
     pool = trial()
     a, b = pool.members.values()
@@ -609,7 +654,7 @@ def test_a_probe_that_brings_one_back_ends_its_ejection_into_probation(build: Bu
     assert heard == [
         "ejected for 30 s: test",
         "down: 2 probes failed: refused",
-        "up: 2 probes passed",
+        "up: 2 probes passed, on probation",
         "back in service",
     ]
     assert usable(pool, now + 30) == "abc"
@@ -637,8 +682,11 @@ def test_one_that_goes_down_while_ejected_stays_out_when_its_time_is_over(
     a = pool.members["a"]
     scripted.eject(pool, a, now)
     pool.probed(a, False, "x", now + 1)
+    heard = []
+    pool.changed = lambda endpoint, cause: heard.append(cause)
     assert usable(pool, now + 31) == "bc"
     assert a.health.ejection.probation
+    assert heard == ["ejection over, still down"]
     pool.probed(a, True, "", now + 40)
     assert (usable(pool, now + 40), a.limit) == ("abc", 1)
 
@@ -663,6 +711,35 @@ def test_how_many_may_be_ejected(
     for endpoint in pool.members.values():
         scripted.eject(pool, endpoint, now, connection=connection)
     assert len(usable(pool, now)) == left
+
+
+def test_one_that_is_spared_is_told_of_once_in_a_while(build: Build, now: float, scripted: Any) -> None:
+    """It would have been ejected, but enough are out: said for the first of a run of failures, not for each."""
+    pool, heard = build(5, detectors=[scripted], ejection=EjectionRule(base=30)), []
+    a, b, *_ = pool.members.values()
+    scripted.eject(pool, a, now, connection=False)
+    pool.changed = lambda endpoint, cause: heard.append((endpoint.identity, cause))
+    said = ("b", "stays in, since 1 of 5 are out: test")
+    for seconds in (0, 1, 25, 29):
+        scripted.eject(pool, b, now + seconds, connection=False)
+    assert heard == [said]
+    scripted.eject(pool, a, now + 29, connection=False)
+    assert heard == [said], "who is out already is not spared"
+    pool.tick(now + 30)
+    scripted.eject(pool, a, now + 30, connection=False)
+    heard.clear()
+    scripted.eject(pool, b, now + 58, connection=False)
+    assert heard == []
+    scripted.eject(pool, b, now + 88, connection=False)
+    assert heard == [said], "quiet for as long as an ejection"
+    assert not b.health.ejection.times
+
+
+def test_a_failure_on_probation_says_what_it_was(trial: Callable[..., Pool], now: float) -> None:
+    pool, heard = trial(), []
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    pool.told(pool.members["a"], Outcome("failure", phase="head", status=503), now)
+    assert heard == ["ejected for 60 s: status 503 on probation"]
 
 
 def test_who_is_out_is_not_ejected_again(build: Build, now: float, scripted: Any) -> None:
@@ -872,3 +949,35 @@ def test_a_grant_knows_of_panics_wider_choice(build: Build, now: float) -> None:
     pool.release(b, now)
     assert usable(pool, now) == "b"
     assert pool.grant() is waiting
+
+
+@pytest.mark.parametrize("rest", ["drained", "down"])
+def test_the_last_that_can_serve_is_never_ejected(build: Build, now: float, scripted: Any, rest: str) -> None:
+    """Members that drain, or are down by their probe, are nobody to leave the rest to."""
+    pool, heard = build(3, detectors=[scripted], probe=(1, 1), ejection=EjectionRule(base=30)), []
+    a, b, c = pool.members.values()
+    for endpoint in (a, b, c):
+        pool.probed(endpoint, True, "", now)
+    for endpoint in (b, c):
+        if rest == "drained":
+            pool.operate(endpoint, "drain", now)
+        else:
+            pool.probed(endpoint, False, "refused", now)
+    pool.changed = lambda endpoint, cause: heard.append(cause)
+    for _ in range(3):
+        scripted.eject(pool, a, now)
+    assert usable(pool, now) == "a"
+    assert heard == ["stays in, since nobody else is ready: test"]
+
+
+def test_a_detector_that_returns_nonsense_is_muted(build: Build, now: float) -> None:
+    class Confused:
+        def observe(self, endpoint: Any, outcome: Any, now: float) -> Any:
+            return True
+
+    pool, muted = build(2, detectors=[Confused()]), []
+    pool.muted = lambda plugin, error: muted.append((type(plugin).__name__, str(error)))
+    for _ in range(3):
+        pool.told(pool.members["a"], WELL, now)
+    assert muted == [("Confused", "observe returned bool, not Eject or None")]
+    assert usable(pool, now) == "ab"

@@ -133,13 +133,16 @@ def test_panic_asks_all_with_room_that_the_operator_left_in() -> None:
     for endpoint in endpoints[:2]:
         made.note(endpoint, ready=False, open_to_all=True)
     made.note(endpoints[2], ready=False, open_to_all=False)
-    endpoints[0].limit = 1
     endpoints[0].load = 1
-    assert list(made.everyone()) == [endpoints[1]]
-    assert made.everyone() is made.everyone()
+
+    def one(endpoint: Endpoint) -> float:
+        return 1
+
+    assert list(made.everyone(one)) == [endpoints[1]]
+    assert made.everyone(one) is made.everyone(one)
     endpoints[0].load = 0
     made.touch()
-    assert set(made.everyone()) == set(endpoints[:2])
+    assert set(made.everyone(one)) == set(endpoints[:2])
     assert (made.ready_count, made.open_count) == (0, 2)
 
 
@@ -164,17 +167,3 @@ def test_whom_the_operator_took_out_counts_for_nothing() -> None:
     for endpoint in endpoints[2:]:
         made.note(endpoint, ready=False, open_to_all=True)
     assert made.few
-
-
-def test_on_trial_are_the_ready_ones_on_probation() -> None:
-    a, b, c = endpoints = make_endpoints(1, 1, 1)
-    made = Tier(endpoints)
-    made.note(a, ready=True, open_to_all=True, on_trial=True)
-    made.note(b, ready=False, open_to_all=True, on_trial=True)
-    made.note(c, ready=True, open_to_all=True)
-    assert list(made.trial) == [a]
-    made.note(a, ready=True, open_to_all=True)
-    made.note(b, ready=True, open_to_all=True, on_trial=True)
-    assert list(made.trial) == [b]
-    made.note(b, ready=False, open_to_all=False, on_trial=True)
-    assert not made.trial
