@@ -33,7 +33,7 @@ _JITTER = 0.1
 _FASTER = 0.25
 #: The part of an interval within which probes are begun together, and the longest such time (seconds): to wake up
 #: for each of a thousand costs more than to ask it.
-_TOGETHER, _LONGEST = 0.02, 0.05
+_TOGETHER, _LONGEST = 0.05, 0.1
 #: Seconds that checks get to clean up at the end.
 _GRACE = 2.0
 _MOST_SAID = 200
