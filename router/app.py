@@ -204,7 +204,7 @@ class Router:
             waiting.cancel()
             await asyncio.gather(waiting, stopped, return_exceptions=True)
         for pool in self.table.pools.values():
-            pool.started(self._runtime.clock())
+            pool.started()
 
     def _prober(self, pool: Pool) -> Prober:
         assert self._runtime is not None

@@ -105,7 +105,7 @@ class Roster:
             self._forget(endpoint)
         self.updated()
 
-    def started(self, now: float) -> None:
+    def started(self) -> None:
         """Requests come from now on. To be called once, after the first round of probes."""
         self.starting = False
         for tier in self.tiers:

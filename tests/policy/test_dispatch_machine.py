@@ -134,7 +134,7 @@ class Traffic(RuleBasedStateMachine):
         for account, passed in zip(self.members if self.probing else [], found, strict=False):
             self.probe(account, [passed])
         if started:
-            self.pool.started(self.now)
+            self.pool.started()
 
     def warm(self) -> None:
         """Enough answers for a quantile, and failures that bring an adaptive limit down."""

@@ -71,7 +71,7 @@ def serving(build: Build, now: float) -> Callable[..., Probed]:
     def make(endpoints: Any = 3, **settings: Any) -> Probed:
         made = Probed(build(endpoints, probe=(1, 1), **settings), now)
         made.up("".join(made.pool.members))
-        made.pool.started(now)
+        made.pool.started()
         assert not made.new()
         return made
 
@@ -114,7 +114,7 @@ def test_of_several_tiers_each_is_named(serving: Callable[..., Probed]) -> None:
 def test_an_ejections_end_and_an_operators_word_end_it(build: Build, now: float, scripted: Any) -> None:
     probes = Probed(build(2, detectors=[scripted], ejection=EjectionRule(base=30)), now)
     pool = probes.pool
-    pool.started(now)
+    pool.started()
     a, b = pool.members.values()
     scripted.eject(pool, a, now)
     assert probes.new() == []
@@ -181,7 +181,7 @@ def test_before_the_first_request_nothing_is_said(build: Build, now: float, up: 
     probes.up("abc")
     probes.down("".join(sorted(set("abc") - set(up))))
     assert probes.new() == []
-    probes.pool.started(now)
+    probes.pool.started()
     assert not probes.pool.starting
     assert probes.new() == said
 

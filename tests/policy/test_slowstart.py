@@ -126,7 +126,7 @@ def slow_pool(build: Build) -> Callable[..., Pool]:
         pool = build(endpoints, slow_start=SlowStart(60), **settings)
         for endpoint in pool.members.values():
             pool.probed(endpoint, True, "", 900.0)
-        pool.started(900.0)
+        pool.started()
         return pool
 
     return make
@@ -206,7 +206,7 @@ def test_nobody_starts_slowly_at_the_start(build: Build, now: float) -> None:
     pool = build(3, probe=(1, 1), slow_start=SlowStart(60))
     for endpoint in pool.members.values():
         pool.probed(endpoint, True, "", now)
-    pool.started(now)
+    pool.started()
     assert [share(endpoint) for endpoint in pool.members.values()] == [1, 1, 1]
     assert pool.due == NEVER
 
@@ -245,7 +245,7 @@ def test_another_tier_is_nobody_else(slow_pool: Build, now: float) -> None:
 
 def test_without_slow_start_weights_stay(build: Build, now: float) -> None:
     pool = build(3)
-    pool.started(now)
+    pool.started()
     b = pool.members["b"]
     pool.operate(b, "drain", now)
     pool.operate(b, "up", now)
