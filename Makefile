@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types pytest check bench hostile faults clean
+.PHONY: help demo install test lint types pytest check bench hostile faults changes clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ hostile: $(INSTALLED) ## measure the router under hostile clients (ARGS=--quick)
 
 faults: $(INSTALLED) ## break servers under load and count what clients see (ARGS=--quick)
 	$(BIN)/python loadtests/faults.py $(ARGS)
+
+changes: $(INSTALLED) ## change everything under load and count what clients see (ARGS=--quick)
+	$(BIN)/python loadtests/changes.py $(ARGS)
 
 clean: ## remove .venv and everything that tools leave behind
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

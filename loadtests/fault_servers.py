@@ -184,7 +184,8 @@ class Connection:
 
     def reset(self) -> None:
         """Closes so that the other side sees a reset."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        with contextlib.suppress(OSError):  # closed already
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
     async def _read(self) -> Request:
         if not self._buffer:

@@ -39,6 +39,8 @@ from router.model import (
     Outcome,
     Response,
 )
+from router.status import Status
+from router.watching import watch_files
 
 __all__ = [
     "Address",
@@ -69,9 +71,11 @@ __all__ = [
     "Service",
     "Share",
     "Size",
+    "Status",
     "Tools",
     "__version__",
     "hookimpl",
+    "watch_files",
 ]
 
 try:

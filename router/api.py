@@ -7,8 +7,9 @@ optional methods of a Protocol are listed in its docstring; the core asks once, 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -25,6 +26,7 @@ from router.model import (
     Outcome,
     Response,
 )
+from router.status import Status
 
 __all__ = [
     "Affinity",
@@ -49,18 +51,20 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tools:
-    """Time and chance, handed in so that the same seed gives the same run.
+    """Time, chance and place, handed in so that the same seed gives the same run.
 
     Attributes:
         clock: monotonic seconds; the same clock that `now` arguments come from.
         rng: a generator of this plugin's own.
+        folder: that of the configuration file; relative file names in options start here.
     """
 
-    __slots__ = ("clock", "rng")
+    __slots__ = ("clock", "folder", "rng")
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(self, clock: Callable[[], float], rng: random.Random, folder: Path = Path()) -> None:
         self.clock = clock
         self.rng = rng
+        self.folder = folder
 
 
 #: Makes one plugin object of its options and tools.
@@ -76,7 +80,11 @@ class Register(Protocol):
 class Control(Protocol):
     """What the router gives to `start(control)` of a plugin and to services."""
 
-    def status(self) -> Mapping[str, Any]: ...
+    def status(self) -> Status:
+        """The state of now; see Status for what it holds."""
+
+    async def reload(self, why: str = ...) -> tuple[bool, str]:
+        """Reads the configuration again: whether it is in force then, and what is to be said. `why`: for the log."""
 
 
 @runtime_checkable
@@ -84,8 +92,8 @@ class Selector(Protocol):
     """Chooses one of the candidates.
 
     Optional: `update(endpoints)` when membership or weights changed (state is carried by endpoint);
-    `key(exchange) -> int | None`, asked once per exchange; `scores(candidates, exchange, limit)`, for explaining
-    only, which never mutates.
+    `key(exchange) -> int | None`, asked once per exchange; `scores(candidates, exchange, limit)`: (endpoint,
+    probability of being chosen now), the likeliest first; for explaining only, never mutates.
     """
 
     def choose(self, candidates: Candidates, exchange: Exchange) -> Endpoint: ...

@@ -1,37 +1,37 @@
-"""The composition root: opens sockets, holds the table, starts and ends everything. No decision about a request.
+"""The composition root: one process from its start to its end, and the signals between. No decision about a request.
 
-Life of a process: prepared configuration -> sockets bound -> plugins started -> accepting -> a signal -> not ready ->
-no new connections -> requests under way finish -> plugins closed -> end.
+Life of a process: prepared configuration -> sockets -> plugins started -> pools probed -> accepting -> reloads ->
+a signal -> not ready -> no new connections -> requests under way finish -> plugins closed -> end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import uvloop
 
-from router.config import Config
-from router.configforms import parse_bind
-from router.model import Endpoint
-from router.net.memory import settle_memory
-from router.net.probes import Prober
-from router.net.runtime import Runtime, abandon_tasks, wake_soon
-from router.net.server import Listener
-from router.net.sockets import StartError, close_socket, open_sockets, raise_open_files
-from router.net.sweeper import tick_for
-from router.observe import Observers
-from router.policy.pool import Pool
+from router.net.control import ControlServer
+from router.net.runtime import abandon_tasks
+from router.net.sockets import Sockets, StartError
+from router.net.systemd import Notifier, inherited_sockets
+from router.operating import Operating
+from router.policy.membership import Override
 from router.policy.table import Table
 from router.prepare import Prepared
+from router.reloading import Reloading
+from router.serving import Serving
+from router.staging import stage
+from router.status import Status
+from router.statuses import describe, status_of
+from router.upgrade import Predecessor, Upgrader
 
 __all__ = ["Router", "StartError"]
 
@@ -39,23 +39,41 @@ log = logging.getLogger("router")
 
 #: Seconds that plugins get to close.
 _CLOSING = 5.0
-#: Seconds that requests are kept waiting for the first round of probes.
-_FIRST_ROUND = 10.0
-#: After which it is said that they are.
-_SOON = 1.0
+#: Seconds in which idle connections may ask once more, at the end and when a successor serves already.
+_GRACE, _LONG_GRACE = 1.0, 5.0
+_NEVER = float("inf")
+#: What operators have set, as JSON, for a successor; and the most bytes that the system lets a variable have.
+_OVERRIDES, _LONGEST = "ROUTER_OVERRIDES", 100_000
 
 
 class Router:
-    """One process that serves one configuration."""
+    """One process that serves one configuration after another.
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
-        self._runtime: Runtime | None = None
-        self._listeners: list[Listener] = []
-        self._stop: asyncio.Event | None = None
+    Args:
+        file: where the configuration was read from, and is read again; None if it was never written down.
+        watch: whether it is read again when the file changes.
+    """
+
+    def __init__(self, prepared: Prepared, *, file: Path | None = None, watch: bool = False) -> None:
+        self._file = file
+        self._watch = watch
+        self._sockets = Sockets()
+        self._serving = Serving(stage(prepared, None), self._sockets, self)
+        self._notifier = Notifier()
+        self._predecessor = Predecessor()
+        self._started = time.monotonic()
+        self._stopped = asyncio.Event()
         #: Set by a second signal: nothing is waited for any more.
-        self._hurry: asyncio.Event | None = None
-        self.table: Table = prepared.table(1, time.monotonic())
+        self._hurry = asyncio.Event()
+        #: Whether another process has taken over.
+        self._is_succeeded = False
+        self._reloading: Reloading | None = None
+        self._control: ControlServer | None = None
+        self._old_controls: list[ControlServer] = []
+
+    @property
+    def table(self) -> Table:
+        return self._serving.table
 
     def serve(self, announce: Callable[[str], None]) -> int:
         """Serves until SIGTERM or SIGINT; blocks.
@@ -67,222 +85,169 @@ class Router:
             The exit code: 0, or 1 if requests had to be cut off at the end.
 
         Raises:
-            StartError: a socket could not be opened.
+            StartError: a socket or a plugin does not let it.
         """
-        binds = [parse_bind(listener.bind) for listener in self._prepared.config.listeners]
-        sockets = open_sockets(binds)
+        self._notifier = Notifier.from_environ(os.environ)
+        self._predecessor = Predecessor.from_environ(os.environ)
+        self._take_overrides()
+        self._sockets.adopt(inherited_sockets(os.environ))
         try:
-            return uvloop.run(self._run(sockets, announce))
+            return uvloop.run(self._run(announce))
         finally:
-            for sock, bind in zip(sockets, binds, strict=True):
-                close_socket(sock, bind)
+            self._sockets.close_all()
 
-    async def _run(self, sockets: list[socket.socket], announce: Callable[[str], None]) -> int:
-        loop = asyncio.get_running_loop()
-        prepared, config = self._prepared, self._prepared.config
-        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
-        observers = Observers([made for _, made in prepared.observers], [name for name, _ in prepared.observers])
-        runtime = self._runtime = Runtime(
-            loop,
-            self.table,
-            clock=time.monotonic,
-            observers=observers,
-            max_head=config.server.max_header_bytes,
-            max_fields=config.server.max_headers,
-            tick=tick_for(timeouts_of(config)),
-            pseudonym=f"router-{os.urandom(6).hex()}",
+    async def _run(self, announce: Callable[[str], None]) -> int:
+        serving, loop = self._serving, asyncio.get_running_loop()
+        upgrader = Upgrader(self._sockets, self._notifier, self._hand_over, environment=self._to_hand_over)
+        reloading = self._reloading = Reloading(
+            self._file, serving, notifier=self._notifier, taken=self._open_control, stopped=self._stopped
         )
-        self._connect_table(runtime)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        settle_memory()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(number, log.info, "%s comes too early: the router is starting", number.name)
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(runtime.sweeper.close)
-            await self._start_plugins(stack)
-            await self._start_probes(stack)
-            for sock, listener_config in zip(sockets, config.listeners, strict=True):
-                limit = listener_config.max_connections
-                listener = Listener(runtime, sock, listener_config.timeouts, max_connections=limit)
-                await listener.start()
-                self._listeners.append(listener)
-            observers.table_swapped(self.table.version)
-            for line in [] if self._stop.is_set() else self.describe():
-                announce(line)
-            await self._stop.wait()
-            code = await self._end(runtime)
+            stack.push_async_callback(serving.close)
+            await serving.begin(self._stopped)
+            stack.push_async_callback(self._close_control)
+            await self._open_control()
+            loop.add_signal_handler(signal.SIGHUP, reloading.begin, "SIGHUP")
+            loop.add_signal_handler(signal.SIGUSR2, upgrader.begin)
+            if not self._stopped.is_set():
+                self._is_ready(announce)
+            tasks = [asyncio.create_task(self._notifier.feed_watchdog())]
+            if self._watch:
+                tasks.append(asyncio.create_task(reloading.watch()))
+            await self._stopped.wait()
+            for task in tasks:
+                task.cancel()
+            await reloading.close()
+            await upgrader.close()
+            code = await self._end()
         await abandon_tasks(_CLOSING)
         return code
 
+    def _is_ready(self, announce: Callable[[str], None]) -> None:
+        for line in self.describe():
+            announce(line)
+        for name in self._sockets.unused:
+            log.warning("the socket %s was passed to the router, and no listener asks for it", name)
+        if self._predecessor.tell_ready():
+            for name in self._sockets.taken_over():
+                log.info("nobody listens on %s any more", name)
+        if not self._predecessor.is_there:
+            # Of a successor, the process before it says so: only that one is heard yet.
+            self._notifier.ready(f"configuration {self.table.version} is in force")
+
+    # The end
+
     def stop(self) -> None:
         """Begins the end: called by signals. A second call cuts what is still under way."""
-        assert self._stop is not None
-        assert self._hurry is not None
-        if self._stop.is_set():
+        if self._stopped.is_set():
             self._hurry.set()
-            for listener in self._listeners:
-                listener.cut()
-        self._stop.set()
+            self._serving.listening.cut()
+        self._stopped.set()
 
-    async def _end(self, runtime: Runtime) -> int:
-        server = self._prepared.config.server
-        runtime.draining = True
-        assert self._hurry is not None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(server.drain_delay):
-                await self._hurry.wait()
-        for listener in self._listeners:
-            listener.stop_accepting()
-        began = runtime.clock()
-        cut = await asyncio.gather(*(listener.drained(server.shutdown_timeout) for listener in self._listeners))
-        for pool in self.table.pools.values():
-            for endpoint in pool.members.values():
-                runtime.endpoint_is_gone(endpoint)
-        if sum(cut):
-            count = f"{sum(cut)} request{'s were' if sum(cut) > 1 else ' was'}"
-            log.warning("%s cut off after %.1f s", count, runtime.clock() - began)
-        return 1 if sum(cut) else 0
+    def _hand_over(self) -> None:
+        """A successor serves: what is under way here finishes."""
+        self._is_succeeded = True
+        self._stopped.set()
 
-    def _connect_table(self, runtime: Runtime) -> None:
-        """Joins what policy announces to what net and observers do about it."""
+    def _to_hand_over(self) -> dict[str, str]:
+        """What operators have set, for a successor."""
+        kept = {pool: overrides for pool, overrides in self._serving.overrides.items() if overrides}
+        text = msgspec.json.encode(kept).decode()
+        if len(text) > _LONGEST:
+            log.warning("upgrade: what was set by commands is too much to be handed over")
+        return {_OVERRIDES: text} if kept and len(text) <= _LONGEST else {}
 
-        def changed(endpoint: Endpoint, cause: str) -> None:
-            pool, healthy = self.table.pools[endpoint.pool], endpoint.health.is_healthy(runtime.clock())
-            # That everything is well at the start is no news.
-            level = logging.DEBUG if healthy and pool.starting else logging.INFO if healthy else logging.WARNING
-            log.log(level, "pool %s, endpoint %s: %s", endpoint.pool, endpoint.identity, cause)
-            runtime.observers.endpoint_changed(endpoint, cause)
-            if not healthy and endpoint.connections is not None:
-                endpoint.connections.drop_idle()
-            wake_soon(pool, runtime)
-
-        told: set[int] = set()
-
-        def muted(plugin: Any, error: Exception) -> None:
-            # Once per plugin object: a selector that fails on every request must not fill the log.
-            if id(plugin) not in told:
-                told.add(id(plugin))
-                log.error("plugin %s failed and is worked around: %r", type(plugin).__name__, error)
-
-        for pool in self.table.pools.values():
-            pool.changed = changed
-            pool.said = functools.partial(_say, pool)
-            pool.updated = functools.partial(wake_soon, pool, runtime)
-            pool.gone = runtime.endpoint_is_gone
-            pool.muted = muted
-
-    async def _start_plugins(self, stack: contextlib.AsyncExitStack) -> None:
-        for made in self._prepared.plugins():
-            if hasattr(made, "close"):
-                stack.push_async_callback(_closed, made)
-            if hasattr(made, "start"):
-                try:
-                    await made.start(self)
-                except Exception as error:
-                    raise StartError(f"plugin {type(made).__name__} did not start: {error!r}") from error
-        for name, service in self._prepared.services:
+    def _take_overrides(self) -> None:
+        text = os.environ.pop(_OVERRIDES, "")
+        if text and self._predecessor.is_there:
             try:
-                await stack.enter_async_context(service.serve(self))
-            except Exception as error:
-                raise StartError(f"service {name} did not start: {error!r}") from error
+                self._serving.overrides.update(msgspec.json.decode(text, type=dict[str, dict[str, Override]]))
+            except msgspec.MsgspecError as error:
+                log.warning("%s makes no sense, and what was set by commands is lost: %s", _OVERRIDES, error)
 
-    async def _start_probes(self, stack: contextlib.AsyncExitStack) -> None:
-        """The first round of probes comes before the first request: nobody is sent to a server that is down."""
-        assert self._runtime is not None
-        assert self._stop is not None
-        probers = [self._prober(pool) for pool in self.table.pools.values() if self._prepared.parts[pool.name].probe]
-        for prober in probers:
-            stack.push_async_callback(prober.close)
-            prober.sync()
-        if probers:
-            rounds = [asyncio.create_task(prober.first_round()) for prober in probers]
-            stopped = asyncio.create_task(self._stop.wait())
-            waiting = asyncio.gather(*rounds)
-            said = self._runtime.loop.call_later(_SOON, log.info, "waiting for the first answers to probes")
-            await asyncio.wait((waiting, stopped), timeout=_FIRST_ROUND, return_when=asyncio.FIRST_COMPLETED)
-            said.cancel()
-            stopped.cancel()
-            waiting.cancel()
-            await asyncio.gather(waiting, stopped, return_exceptions=True)
-        for pool in self.table.pools.values():
-            pool.started()
+    async def _end(self) -> int:
+        serving, server, hurry = self._serving, self._serving.config.server, self._hurry
+        assert serving.runtime is not None
+        self._notifier.stopping()
+        if self._control is not None:
+            self._control.stop_accepting()
+        # After an upgrade the address is served as well as ever.
+        serving.runtime.draining = not self._is_succeeded
+        serving.listening.leave(_NEVER)
+        if not self._is_succeeded:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(server.drain_delay):
+                    await hurry.wait()
+        began = time.monotonic()
+        grace = _LONG_GRACE if self._is_succeeded else _GRACE
+        serving.listening.stop_accepting(0.0 if hurry.is_set() else grace)
+        # Whoever connects from now on is to be refused, or served by the successor, rather than kept waiting.
+        self._sockets.close_all()
+        self._say_waiting(server.shutdown_timeout)
+        cut = await serving.listening.drained(server.shutdown_timeout)
+        serving.drop_connections()
+        if cut:
+            count = f"{cut} request{'s were' if cut > 1 else ' was'}"
+            log.warning("%s cut off after %.1f s", count, time.monotonic() - began)
+        return 1 if cut else 0
 
-    def _prober(self, pool: Pool) -> Prober:
-        assert self._runtime is not None
-        parts = self._prepared.parts[pool.name]
-        prober = Prober(pool, parts.probe, parts.timing, clock=self._runtime.clock, rng=self._prepared.rng)
-        look_again = pool.updated
+    def _say_waiting(self, seconds: float) -> None:
+        count = len(self._serving.listening.under_way())
+        if count:
+            requests = f"{count} request{'s' * (count != 1)}"
+            log.info("waiting for %s under way, %g s at most; a second signal cuts them off", requests, seconds)
 
-        def updated() -> None:
-            prober.sync()
-            look_again()
+    # The control socket
 
-        pool.updated = updated
-        return prober
+    async def _open_control(self) -> None:
+        """Makes the control socket be the configured one."""
+        wanted = self._serving.config.server.control
+        path = str(self._serving.staged.prepared.folder / wanted) if wanted else ""
+        before = self._control
+        if before is not None and before.path == path:
+            return
+        operating = Operating(self._serving, self.status, self.reload)
+        control = ControlServer(path, operating.answer) if path else None
+        if control is not None:
+            try:
+                await control.start(take_over=self._predecessor.is_there)
+            except StartError as error:
+                if before is None and self.table.version == 1:
+                    raise
+                log.error("no control socket: %s", error)
+                return
+        self._control = control
+        if before is not None:
+            # Whoever has asked for this very reload is answered yet.
+            before.stop_accepting()
+            self._old_controls.append(before)
+
+    async def _close_control(self) -> None:
+        for control in (*self._old_controls, self._control):
+            if control is not None:
+                await control.close()
 
     # For plugins (api.Control) and people
 
-    def status(self) -> Mapping[str, Any]:
-        """The state of now, as plain data."""
-        return {
-            "version": self.table.version,
-            "draining": self._runtime is not None and self._runtime.draining,
-            "connections": {listener.name: len(listener.connections) for listener in self._listeners},
-            "pools": {
-                name: {
-                    "in_flight": pool.in_flight,
-                    "waiting": pool.queue.waiting,
-                    "endpoints": {
-                        identity: {"load": e.load, "weight": e.weight, "state": e.health.describe(time.monotonic())}
-                        for identity, e in pool.members.items()
-                    },
-                }
-                for name, pool in self.table.pools.items()
-            },
-        }
+    async def reload(self, why: str = "a plugin") -> tuple[bool, str]:
+        """Reads the configuration again. See Reloading.reload."""
+        assert self._reloading is not None
+        return await self._reloading.reload(why)
+
+    def status(self) -> Status:
+        """The state of now."""
+        return status_of(
+            self._serving,
+            now=time.monotonic(),
+            started=self._started,
+            file=str(self._file or ""),
+            refused=self._reloading.refused if self._reloading is not None else "",
+        )
 
     def describe(self) -> list[str]:
         """One line per listener, pool and plugin."""
-        config = self._prepared.config
-        lines = [f"listener {listener.name} (http)" for listener in self._listeners]
-        for pool in config.pools:
-            use = pool.selection if isinstance(pool.selection, str) else pool.selection.get("use")
-            count = len(pool.endpoints)
-            line = f"pool {pool.name}: {count} endpoint{'s' * (count != 1)}, {use}"
-            lines.append(line + self._describe_probe(pool.name))
-        for broken in self._prepared.registry.broken:
-            lines.append(f"plugin {broken.plugin} of {broken.distribution} is broken: {broken.reason}")
-        used: dict[tuple[str, str, str], list[str]] = {}
-        for entry in self._prepared.registry.entries:
-            used.setdefault((entry.distribution, entry.version, entry.plugin), []).append(entry.name)
-        for (distribution, version, plugin), names in used.items():
-            lines.append(f"plugin {plugin} ({distribution} {version}): {', '.join(names)}")
-        lines.append(raise_open_files())
-        return lines
-
-    def _describe_probe(self, name: str) -> str:
-        parts, pool = self._prepared.parts[name], self.table.pools[name]
-        if parts.probe is None:
-            return ""
-        ready = sum(tier.ready_count for tier in pool.tiers)
-        return f", probed every {parts.timing.interval:g} s, {ready} ready"
-
-
-def _say(pool: Pool, what: str) -> None:
-    log.log(logging.WARNING if any(tier.few for tier in pool.tiers) else logging.INFO, "pool %s: %s", pool.name, what)
-
-
-async def _closed(made: Any) -> None:
-    try:
-        async with asyncio.timeout(_CLOSING):
-            await made.close()
-    except Exception as error:
-        log.error("plugin %s did not close well: %r", type(made).__name__, error)
-
-
-def timeouts_of(config: Config) -> Iterator[float]:
-    """Every timeout of a configuration that connections are watched for, in seconds."""
-    for listener in config.listeners:
-        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
-    for pool in config.pools:
-        yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
-    yield from (route.timeout for route in config.routes)
+        return describe(self._serving)

@@ -18,6 +18,7 @@ import rich_click as click
 from click.exceptions import Exit
 from rich_click import RichGroup
 
+from router.cli_control import control_commands
 from router.cli_output import is_coloured, print_faults, say
 from router.cli_requests import Field, Request, completed, request_options
 from router.cli_types import read_bind, read_url
@@ -85,16 +86,17 @@ _log_level = click.option(
 
 @router.command()
 @_file
+@click.option("--watch/--no-watch", default=True, show_default=True, help="Reload when FILE changes.")
 @_log_level
-def run(file: Path, log_level: str) -> None:
+def run(file: Path, watch: bool, log_level: str) -> None:
     """Serve what FILE describes, until SIGTERM or Ctrl-C.
 
-    FILE is router.toml if none is named.
+    FILE is router.toml if none is named. SIGHUP reloads it, SIGUSR2 starts a new process in place of this one.
     """
-    from router.cli_check import prepare_file
+    from router.prepare import prepare_file
 
     _log(log_level)
-    _serve(lambda: prepare_file(file))
+    _serve(lambda: prepare_file(file), file, watch)
 
 
 @router.command()
@@ -120,6 +122,10 @@ def proxy(listen: str, selection: str, log_level: str, urls: tuple[str, ...]) ->
     pool = {"name": "web", "selection": selection, "endpoints": list(urls)}
     tables = {"listeners": [{"bind": listen}], "routes": [{"pool": "web"}], "pools": [pool]}
     _serve(lambda: prepare_tables(tables, "command line"))
+
+
+for _command in control_commands:
+    router.add_command(_command)
 
 
 @router.command()
@@ -209,12 +215,12 @@ def completion(shell: str) -> None:
     print(made(router, {}, "router", "_ROUTER_COMPLETE").source())
 
 
-def _serve(prepare: Callable[[], Prepared]) -> NoReturn:
+def _serve(prepare: Callable[[], Prepared], file: Path | None = None, watch: bool = False) -> NoReturn:
     from router.app import Router, StartError
     from router.configfile import ConfigFaults
 
     try:
-        raise Exit(Router(prepare()).serve(say))
+        raise Exit(Router(prepare(), file=file, watch=watch).serve(say))
     except ConfigFaults as error:
         print_faults(error.faults, sys.stderr)
         raise Exit(2) from error

@@ -49,6 +49,7 @@ pool = "web"  # where its requests go
 [[pools]]
 name = "web"  # what routes call it
 endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: URLs, or tables with url, weight, ...
+# discovery = ""  # plugin that finds more servers while the router runs, beside endpoints or instead of them
 # selection = "least_request"  # who gets a request; `router plugins` lists the strategies
 # affinity = ""  # plugin that keeps a session on its server
 # probe = { use = "http", path = "/", interval = "2s", timeout = "1s", fall = 3, rise = 2 }  # example: asks servers
@@ -57,6 +58,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # when_few_ready = "try_all"  # with too few servers ready: try them all, or "refuse"
 # few_ready = "0%"  # how many ready servers are too few
 # slow_start = { window = "0s", min = "10%" }  # how long a server that comes back takes to its full weight
+# drain_timeout = "60s"  # for requests under way at a server that was removed
 # prefer_zone = false  # servers of the router's own zone first
 # timeouts = { connect = "2s", head = "30s", stream = "60s" }  # to connect; for the head; between pieces of a body
 
@@ -82,6 +84,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # zone = ""  # where this router stands, for prefer_zone
 # trusted_proxies = []  # addresses and networks whose X-Forwarded-* are believed
 # forwarded = false  # true: servers get Forwarded (RFC 7239) beside X-Forwarded-*
+# control = ""  # such as "router.sock", beside this file: what `router status` and its like ask
 # health_path = ""  # such as "/-/health": ready there and at PATH/ready, live at PATH/live
 # max_header_bytes = "32KiB"  # of a request's head
 # max_headers = 128  # fields of a request's head

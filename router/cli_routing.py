@@ -6,30 +6,25 @@ fields, what filters answer and which endpoint is chosen are no matter of routes
 
 from __future__ import annotations
 
-import random
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import replace
 
 from router.cli_cases import Case, load_cases
-from router.cli_check import prepare_file, show_faults
+from router.cli_check import show_faults
 from router.cli_output import print_faults, print_json, print_table, table
 from router.cli_requests import Request
-from router.errors import BadRequest, BodyTooLarge, ClientError, MethodNotAllowed, NoRoute
 from router.faults import ConfigFaults, Fault, Source, did_you_mean
-from router.model import Exchange, Response
-from router.net.pages import health_response
+from router.model import Exchange
 from router.options import share_text
+from router.policy.destination import find_destination
 from router.policy.routes import Route
 from router.policy.table import Table
+from router.prepare import prepare_file
 
 __all__ = ["Verdict", "check_requests", "decide"]
-
-_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class PoolPart(msgspec.Struct, frozen=True):
@@ -69,20 +64,6 @@ class Verdict(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         route = f"takes route {self.route!r}{f' ({self.place})' if self.place else ''}: " if self.route else "gets "
         return f"{self.request} {route}{self.goal}"
-
-
-class _ChanceDecides(Exception):
-    """Which pool a request goes to is not settled by the request."""
-
-
-class _NoChance(random.Random):
-    """The generator for a question whose answer must not depend on luck."""
-
-    def random(self) -> float:
-        raise _ChanceDecides
-
-    def getrandbits(self, k: int) -> int:
-        raise _ChanceDecides
 
 
 def check_requests(file: Path, requests: Sequence[Request], tests: Path | None, as_json: bool) -> int:
@@ -129,56 +110,22 @@ def decide(table: Table, request: Request, source: Source | None) -> Verdict:
         client=request.client,
         scheme=request.scheme,
     )
-    try:
-        return _decide(table, request, exchange, source)
-    except ClientError as error:
-        return Verdict(request.text, status=error.status, reason=error.detail or error.title)
-    except ValueError as error:
-        return Verdict(request.text, status=BadRequest.status, reason=str(error))
+    found = find_destination(table, exchange)
+    route = found.route
+    return Verdict(
+        request.text,
+        route.name if route is not None else "",
+        route_place(route, source) if route is not None else "",
+        tuple(PoolPart(pool.name, share) for pool, share in found.pools),
+        found.target,
+        found.status,
+        found.reason,
+    )
 
 
-def _decide(table: Table, request: Request, exchange: Exchange, source: Source | None) -> Verdict:
-    """As `decide`. Raises what the router turns into answers: ClientError, and ValueError for 400."""
-    if request.method == "CONNECT":
-        raise MethodNotAllowed("the router is no tunnel")
-    path = table.health_path
-    if path and health_response(exchange, path, draining=False, closes=False) is not None:
-        return Verdict(request.text, status=200, reason="the router's own health")
-    route = table.routes.match(exchange)
-    if route is None:
-        raise NoRoute("no route")
-    place = f"{source.name}:{source.positions.key(('routes', route.index))[0]}" if source else ""
-    found = Verdict(request.text, route.name, place)
-    if route.answer is not None:
-        return _answered(found, route.answer.response(exchange))
-    length = exchange.header("Content-Length") or ""
-    if _LENGTH.fullmatch(length) and int(length) > route.max_body:
-        return replace(found, status=BodyTooLarge.status, reason="the body is larger than max_body")
-    return replace(found, pools=_pools(route, exchange), target=_rewritten(route, exchange))
-
-
-def _answered(found: Verdict, answer: Response) -> Verdict:
-    places = [value.decode("latin-1") for name, value in answer.headers if name.lower() == b"location"]
-    reason = f"sent to {places[0]}" if places else "answered by the route"
-    return replace(found, status=answer.status, reason=reason)
-
-
-def _pools(route: Route, exchange: Exchange) -> tuple[PoolPart, ...]:
-    if route.split is None:
-        return (PoolPart(route.pool.name, 1.0),)
-    try:
-        return (PoolPart(route.split.choose(exchange, _NoChance()).name, 1.0),)
-    except _ChanceDecides:
-        return tuple(PoolPart(pool.name, share) for pool, share in route.split.pools if share)
-
-
-def _rewritten(route: Route, exchange: Exchange) -> str:
-    """The target that the endpoint sees, if it is another than the client's."""
-    if route.rewriting is None:
-        return ""
-    lines = exchange.head[exchange.head.find(b"\r\n") : -2]
-    target = route.rewriting.request(exchange.target, lines)[0]
-    return target if target != exchange.target else ""
+def route_place(route: Route, source: Source | None) -> str:
+    """file:line of a route; "" if it was never written down."""
+    return f"{source.name}:{source.positions.key(('routes', route.index))[0]}" if source is not None else ""
 
 
 def _mismatches(case: Case, verdict: Verdict, routes: Table, source: Source) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ from router.configfill import Problem
 from router.configforms import (
     Bind,
     bind_problem,
+    control_problem,
     name_problem,
     network_problem,
     parse_bind,
@@ -134,6 +135,10 @@ def _check_server(config: Config) -> Iterator[Found]:
             problem = Problem("this is one path, without '*'", "such as '/-/health'")
         if problem is not None:
             yield Found(("server", "health_path"), *problem)
+    if server.control:
+        problem = control_problem(server.control)
+        if problem is not None:
+            yield Found(("server", "control"), *problem)
     if server.drain_delay == Duration("inf"):
         yield Found(("server", "drain_delay"), "the router would never stop: this needs a limit")
     if server.max_header_bytes == 0:
@@ -175,6 +180,7 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
     if pool.selection == "":
         yield Found((*path, "selection"), "a pool needs a selection", "leave it out for 'least_request'")
     yield from check_plugin(pool.selection, (*path, "selection"))
+    yield from check_plugin(pool.discovery, (*path, "discovery"))
     yield from check_plugin(pool.affinity, (*path, "affinity"))
     yield from check_plugin(pool.probe, (*path, "probe"))
     yield from check_plugins(pool.detectors, (*path, "detectors"))
@@ -186,7 +192,8 @@ def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
 
 def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[Found]:
     if not pool.endpoints:
-        yield Found(path, "a pool needs at least one endpoint")
+        if not pool.discovery:
+            yield Found(path, "a pool needs at least one endpoint", "or 'discovery', which finds them")
         return
     seen: dict[str, int] = {}
     for index, (item, spec) in enumerate(zip(pool.endpoints, endpoint_specs(pool), strict=True)):
@@ -204,7 +211,7 @@ def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[Found]:
         if earlier != index:
             what = (*entry, "id") if spec.id else url
             yield Found(what, f"this is the same endpoint as endpoints[{earlier}]", "give one of them another id")
-    if not any(spec.weight for spec in endpoint_specs(pool)):
+    if not pool.discovery and not any(spec.weight for spec in endpoint_specs(pool)):
         yield Found(path, "every endpoint has weight 0, so none would take a request")
 
 

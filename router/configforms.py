@@ -17,6 +17,7 @@ from router.faults import did_you_mean
 __all__ = [
     "Bind",
     "bind_problem",
+    "control_problem",
     "header_name_problem",
     "host_problem",
     "method_problem",
@@ -115,6 +116,17 @@ def _socket_problem(path: str) -> Problem | None:
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         return Problem("a unix socket needs an absolute path", 'as in "unix:/run/router.sock"')
     if len(path.encode()) > MAX_UNIX_PATH:
+        return Problem(f"the path of a unix socket has at most {MAX_UNIX_PATH} bytes")
+    return None
+
+
+def control_problem(text: str) -> Problem | None:
+    """What is wrong with the path of the control socket, which may be relative."""
+    if text.startswith("unix:"):
+        return Problem("this is a path, without a scheme", f"write {text[5:]!r}")
+    if text.endswith("/") or _CONTROL.search(text):
+        return Problem("expected the path of a socket", 'as in "router.sock" or "/run/router/control.sock"')
+    if len(text.encode()) > MAX_UNIX_PATH:
         return Problem(f"the path of a unix socket has at most {MAX_UNIX_PATH} bytes")
     return None
 

@@ -16,7 +16,7 @@ import msgspec
 
 from router.positions import Format, Path, Positions
 
-__all__ = ["ConfigFaults", "Fault", "Source", "did_you_mean", "dotted", "visible"]
+__all__ = ["ConfigFaults", "Fault", "Source", "did_you_mean", "dotted", "listed", "visible"]
 
 EXCERPT_CHARS = 120
 VALUE_CHARS = 80
@@ -53,6 +53,12 @@ class Fault(msgspec.Struct, frozen=True):
             return head
         indent = "".join("\t" if char == "\t" else " " for char in self.excerpt[: self.caret - 1])
         return f"{head}\n  {self.excerpt}\n  {indent}^"
+
+
+def listed(faults: Sequence[object]) -> str:
+    """All faults of a configuration as text, a blank line apart, and how many there are."""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n\n".join([*map(str, faults), count])
 
 
 class ConfigFaults(Exception):

@@ -32,7 +32,7 @@ class Observers:
         muted: name -> reason, of those that raised.
     """
 
-    __slots__ = ("_names", "_observers", "enabled", "muted")
+    __slots__ = ("_names", "_observers", "_silenced", "enabled", "muted")
 
     def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
         self._observers = list(observers)
@@ -41,6 +41,16 @@ class Observers:
             raise ValueError("as many names as observers")
         self.enabled = bool(self._observers)
         self.muted: dict[str, str] = {}
+        #: The objects that are muted.
+        self._silenced: list[Observer] = []
+
+    def replace(self, other: Observers) -> None:
+        """Takes the observers of a reload. Those of before still hear of exchanges that they know."""
+        kept = [(o, n) for o, n in zip(other._observers, other._names, strict=True) if o not in self._silenced]
+        self._observers, self._names = [o for o, _ in kept], [n for _, n in kept]
+        self.muted = {name: why for name, why in self.muted.items() if name in other._names}
+        self._silenced = [observer for observer in self._silenced if observer in other._observers]
+        self.enabled = bool(self._observers)
 
     def request_started(self, exchange: Exchange) -> Tokens | None:
         """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""
@@ -86,10 +96,10 @@ class Observers:
 
     def _listening(self, tokens: Tokens) -> Tokens:
         """Without those that were muted since the exchange began."""
-        if not self.muted:
+        if not self._silenced:
             return tokens
-        heard = {id(observer) for observer in self._observers}
-        return [(observer, token) for observer, token in tokens if id(observer) in heard]
+        silenced = {id(observer) for observer in self._silenced}
+        return [(observer, token) for observer, token in tokens if id(observer) not in silenced]
 
     def _tell(self, observer: Observer, method: str, call: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -100,7 +110,12 @@ class Observers:
     def _mute(self, observer: Observer, method: str, error: Exception) -> None:
         index = next((i for i, other in enumerate(self._observers) if other is observer), None)
         if index is None:
+            if observer not in self._silenced:
+                # One of before a reload, which has gone from the list already.
+                self._silenced.append(observer)
+                log.error("an observer that is no longer configured is muted: %s raised %r", method, error)
             return
+        self._silenced.append(observer)
         del self._observers[index]
         name = self._names.pop(index)
         self.muted[name] = f"{method} raised {type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -110,9 +111,15 @@ def encode_options(options: Options) -> bytes:
     return msgspec.msgpack.encode((type(options).__qualname__, _plain(options)), order="deterministic", enc_hook=repr)
 
 
+@cache
+def fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct. Kept: each look makes closures that refer to themselves, and reloads look often."""
+    return msgspec.structs.fields(kind)
+
+
 def describe_options(kind: type[Options]) -> list[tuple[str, str, str]]:
     """(name, type, default) of each option, written as a configuration file would have them."""
-    return [(f.encode_name, type_text(f.type), _default_text(f)) for f in msgspec.structs.fields(kind)]
+    return [(f.encode_name, type_text(f.type), _default_text(f)) for f in fields_of(kind)]
 
 
 def type_text(kind: Any) -> str:
@@ -132,7 +139,7 @@ def type_text(kind: Any) -> str:
 
 
 def _faults(kind: type[Options], table: dict[str, Any], owner: str, beside: Sequence[str]) -> list[PluginFault]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field for field in fields_of(kind)}
     faults = []
     for name, value in table.items():
         if name not in fields:
@@ -185,7 +192,7 @@ def _inside(kind: Any, step: str | int) -> Any:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return next((field.type for field in msgspec.structs.fields(kind) if field.encode_name == step), Any)
+        return next((field.type for field in fields_of(kind) if field.encode_name == step), Any)
     return get_args(kind)[0] if get_args(kind) and isinstance(step, int) else Any
 
 

@@ -7,24 +7,41 @@ imports nothing that does.
 from __future__ import annotations
 
 import logging
+import os
 import random
+import re
 import time
-from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from router.api import Tools
 from router.config import Config, PluginRef, PoolConfig
-from router.configcheck import as_data, check, endpoint_specs
+from router.configcheck import as_data, check, endpoint_specs, load_checked
+from router.configfile import load
 from router.corekeys import CORE_KEYS, read_core_keys, without_core_keys
 from router.faults import ConfigFaults, Fault, Source
 from router.options import PluginFault
 from router.plugins import Registry
-from router.policy.table import Parts, Table, build_table
+from router.policy.pool import Pool
+from router.policy.routes import Route
+from router.policy.table import Parts, Table, build_pool, build_table
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "prepare_file", "reference_name"]
 
 log = logging.getLogger("router")
+
+_PLUGIN_KEYS = {
+    "selection",
+    "affinity",
+    "probe",
+    "discovery",
+    "detectors",
+    "filters",
+    "observers",
+    "services",
+    "disable",
+}
 
 Key = tuple[str | int, ...]
 
@@ -32,7 +49,19 @@ Key = tuple[str | int, ...]
 class Prepared:
     """A checked configuration with its plugin objects."""
 
-    __slots__ = ("config", "filters", "folder", "observers", "parts", "registry", "rng", "services", "source")
+    __slots__ = (
+        "config",
+        "filters",
+        "folder",
+        "objects",
+        "observers",
+        "parts",
+        "pools",
+        "registry",
+        "rng",
+        "services",
+        "source",
+    )
 
     def __init__(self, config: Config, source: Source | None, folder: Path, registry: Registry) -> None:
         self.config = config
@@ -40,54 +69,56 @@ class Prepared:
         self.folder = folder
         self.registry = registry
         self.rng = random.Random()
+        self.pools = {pool.name: pool for pool in config.pools}
         self.parts: dict[str, Parts] = {}
         self.filters: dict[int, tuple[Any, ...]] = {}
         self.observers: list[tuple[str, Any]] = []
         self.services: list[tuple[str, Any]] = []
+        #: Every plugin object, by what it is for, what it is called, its options, and which of several such it is.
+        self.objects: dict[tuple[Any, ...], Any] = {}
 
     def table(self, version: int, now: float) -> Table:
-        """Compiles the table. `now`: seconds of the router's clock."""
-        specs = {pool.name: endpoint_specs(pool) for pool in self.config.pools}
-        return build_table(
-            self.config,
-            version=version,
-            specs=specs,
-            parts=self.parts,
-            filters=self.filters,
-            rng=self.rng,
-            now=now,
-        )
+        """Compiles a table of its own, with the configured endpoints alone. `now`: seconds of the router's clock."""
+        pools = {pool.name: self.pool(pool) for pool in self.config.pools}
+        for config in self.config.pools:
+            pools[config.name].update(endpoint_specs(config), now)
+        return build_table(self.config, version=version, pools=pools, filters=self.filters)
 
-    def plugins(self) -> Iterator[Any]:
+    def pool(self, config: PoolConfig) -> Pool:
+        """One pool, without members."""
+        return build_pool(config, self.config.server.zone, self.parts[config.name], self.rng)
+
+    def place_of(self, route: Route) -> str:
+        """file:line of a route; "" if it was never written down."""
+        source = self.source
+        return f"{source.name}:{source.positions.key(('routes', route.index))[0]}" if source is not None else ""
+
+    def plugins(self) -> list[Any]:
         """Every plugin object, each once."""
-        seen: set[int] = set()
-        for made in self._all():
-            if made is not None and id(made) not in seen:
-                seen.add(id(made))
-                yield made
-
-    def _all(self) -> Iterator[Any]:
-        for parts in self.parts.values():
-            yield from (parts.selector, parts.affinity, parts.probe, *parts.detectors)
-        for filters in self.filters.values():
-            yield from filters
-        yield from (made for _, made in self.observers)
-        yield from (made for _, made in self.services)
+        return list({id(made): made for made in self.objects.values()}.values())
 
 
-def prepare(config: Config, source: Source | None, folder: Path, *, seed: int | None = None) -> Prepared:
+def prepare(
+    config: Config,
+    source: Source | None,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    previous: Prepared | None = None,
+) -> Prepared:
     """Checks a configuration across its tables and makes its plugin objects.
 
     Args:
         source: where it came from, for the places of faults; None if it was never written down.
         folder: where "module:Name" references are looked for.
         seed: makes every random choice repeatable.
+        previous: whose objects are taken over where name and options are the same.
 
     Raises:
         ConfigFaults: with every fault.
     """
     faults = check(config, source)
-    maker = _Maker(config, source or Source("", "", "toml", as_data(config)), folder)
+    maker = _Maker(config, source or Source("", "", "toml", as_data(config)), folder, previous)
     if seed is not None:
         maker.made.rng.seed(seed)
     if not maker.faults:
@@ -100,27 +131,84 @@ def prepare(config: Config, source: Source | None, folder: Path, *, seed: int | 
     return maker.made
 
 
+def prepare_file(file: Path, previous: Prepared | None = None) -> Prepared:
+    """Reads and checks one configuration file; its folder is where plugins beside it are looked for.
+
+    Args:
+        previous: as of `prepare`.
+
+    Raises:
+        ConfigFaults: with every fault, but for what may only follow from another.
+    """
+    folder = file.absolute().parent
+    try:
+        config, source = load(file, os.environ)
+    except ConfigFaults as error:
+        raise _completed(error, file, folder) from None
+    return prepare(config, source, folder, previous=previous)
+
+
+def _completed(unread: ConfigFaults, file: Path, folder: Path) -> ConfigFaults:
+    """The same with all that is wrong in the parts that could be read."""
+    if unread.partial is None:
+        return unread
+    faults = list(unread.faults)
+    try:
+        load_checked(file, os.environ)
+    except ConfigFaults as error:
+        faults = list(error.faults)
+    known = {fault.key for fault in faults}
+    try:
+        prepare(unread.partial, unread.source, folder)
+    except ConfigFaults as error:
+        faults += [fault for fault in error.faults if fault.key not in known and _is_about_plugin(fault)]
+    return ConfigFaults(faults, unread.partial, unread.source)
+
+
+def _is_about_plugin(fault: Fault) -> bool:
+    return not _PLUGIN_KEYS.isdisjoint(re.split(r"[.\[]", fault.key))
+
+
+def reference_name(ref: PluginRef) -> str:
+    """The name in a reference to a plugin."""
+    return ref if isinstance(ref, str) else str(ref.get("use", ""))
+
+
 class _Maker:
     """Collects what is made, and what could not be."""
 
-    def __init__(self, config: Config, source: Source, folder: Path) -> None:
+    def __init__(self, config: Config, source: Source, folder: Path, previous: Prepared | None) -> None:
         self.source = source
+        self._before = previous.objects if previous is not None else {}
+        #: Whose plugins are being made: a pool, a route, or the process.
+        self._owner = ""
         self.faults: list[Fault] = []
-        registry = Registry()
+        if previous is not None and previous.config.plugins == config.plugins:
+            # Python loads code once per process: a second look would find the same, and leave cycles behind.
+            registry = previous.registry
+        else:
+            registry = self._registry(config)
+        self.made = Prepared(config, source, folder, registry)
+
+    def _registry(self, config: Config) -> Registry:
         try:
-            registry = Registry.load(config.plugins.disable, config.plugins.strict)
+            return Registry.load(config.plugins.disable, config.plugins.strict)
         except PluginFault as fault:
             self._fault(("plugins", *fault.key), fault)
-        self.made = Prepared(config, source, folder, registry)
+        return Registry()
 
     def make(self) -> None:
         made = self.made
         for index, pool in enumerate(made.config.pools):
+            self._owner = f"pool {pool.name}"
             made.parts[pool.name] = self._parts(pool, ("pools", index))
         for index, route in enumerate(made.config.routes):
             if route.filters:
+                # A route without a name is known by what it matches: its place in the file may change.
+                matches = (route.host, route.path, route.methods, route.headers, route.query)
+                self._owner = f"route {route.name or matches}"
                 made.filters[index] = self._several("filter", route.filters, ("routes", index, "filters"))
-        config = made.config
+        config, self._owner = made.config, ""
         made.observers = self._named("observer", config.observers, ("observers",))
         made.services = self._named("service", config.services, ("services",))
 
@@ -134,6 +222,8 @@ class _Maker:
             probe=probe,
             timing=timing,
             detectors=self._several("detector", pool.detectors, (*at, "detectors")),
+            discovery=self._one("discovery", pool.discovery, (*at, "discovery")) if pool.discovery else None,
+            discovery_name=reference_name(pool.discovery),
         )
 
     def _with_core_keys(self, concern: str, ref: PluginRef, at: Key) -> tuple[Any, Any]:
@@ -151,14 +241,18 @@ class _Maker:
         return tuple(self._one(concern, ref, (*at, index)) for index, ref in enumerate(refs))
 
     def _named(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> list[tuple[str, Any]]:
-        names = [ref if isinstance(ref, str) else str(ref.get("use", "")) for ref in refs]
-        return list(zip(names, self._several(concern, refs, at), strict=True))
+        return list(zip(map(reference_name, refs), self._several(concern, refs, at), strict=True))
 
     def _one(self, concern: str, ref: PluginRef, at: Key) -> Any:
         made = self.made
-        tools = Tools(time.monotonic, random.Random(made.rng.getrandbits(64)))
+        tools = Tools(time.monotonic, random.Random(made.rng.getrandbits(64)), made.folder)
         try:
-            return made.registry.resolve(concern, ref, made.folder).make(tools)
+            resolved = made.registry.resolve(concern, ref, made.folder)
+            known = (self._owner, *resolved.key)
+            key = next((*known, n) for n in count() if (*known, n) not in made.objects)
+            found = self._before.get(key)
+            made.objects[key] = found if found is not None else resolved.make(tools)
+            return made.objects[key]
         except PluginFault as fault:
             self._all_faults(at, fault)
         return None

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from router.app import Router, timeouts_of
+from router.app import Router
 from router.config import Config, ListenerConfig, PoolConfig, RouteConfig
 from router.prepare import prepare
+from router.serving import timeouts_of
 
 PATIENCE = 20.0
 
@@ -37,13 +39,13 @@ class Watcher:
     def __init__(self, options, tools): pass
     async def start(self, control):
         self.control = control
-        note("start " + str(control.status()["draining"]))
+        note("start " + str(control.status().draining))
     async def close(self): note("close")
     def request_started(self, exchange):
         note("request")
         return self
     def attempt_started(self, *args): pass
-    def attempt_ended(self, *args): note("attempt ended " + str(self.control.status()["pools"]["web"]["in_flight"]))
+    def attempt_ended(self, *args): note("attempt ended " + str(self.control.status().pool("web").in_flight))
     def request_ended(self, token, exchange, error): note("ended " + type(error).__name__)
     def endpoint_changed(self, endpoint, cause): pass
     def table_swapped(self, version): note("table")
@@ -304,10 +306,12 @@ def test_a_routers_table_and_status_exist_before_it_serves() -> None:
     )
     router = Router(prepare(config, None, Path()))
     status = router.status()
-    assert status["draining"] is False
-    assert list(status["pools"]["web"]["endpoints"]) == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
-    assert any("pool web: 2 endpoints, random" in line for line in router.describe())
-    assert json.dumps(status)
+    assert (status.draining, status.config.version, status.pool("web").selection) == (False, 1, "random")
+    assert status.pool("web").endpoints == (), "members come with the start"
+    assert list(router.table.pools) == ["web"]
+    with pytest.raises(KeyError, match="wbe"):
+        status.pool("wbe")
+    assert msgspec.json.encode(status)
 
 
 def test_every_timeout_of_a_configuration_is_watched() -> None:

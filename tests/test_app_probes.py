@@ -76,8 +76,8 @@ class Watcher:
     def attempt_ended(self, *args): pass
     def request_ended(self, *args): pass
     def endpoint_changed(self, endpoint, cause):
-        states = self.control.status()["pools"]["web"]["endpoints"].values()
-        note("changed " + cause + " | " + ", ".join(sorted(each["state"] for each in states)))
+        states = self.control.status().pool("web").endpoints
+        note("changed " + cause + " | " + ", ".join(sorted(each.state for each in states)))
     def table_swapped(self, version): note("table")
 """
 

@@ -18,6 +18,7 @@ from router import cli, cli_output
 from router.cli import router
 
 COMMANDS = ("run", "proxy", "check", "init", "schema", "plugins", "demo", "version", "completion")
+COMMANDS += ("status", "reload", "drain", "undrain", "weight", "explain")
 
 
 def environment(**extra: str) -> dict[str, str]:

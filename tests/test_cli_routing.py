@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from router import cli_output
 from router.cli import router
-from router.cli_check import prepare_file
 from router.cli_requests import parse_request
 from router.cli_routing import Verdict, decide
+from router.prepare import prepare_file
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "03-hosts-and-paths" / "router.toml"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from heapq import nlargest
 from itertools import accumulate
 from random import Random
 
 from router import Candidates, Endpoint
 
-__all__ = ["Draw"]
+__all__ = ["Draw", "shares_by_weight"]
 
 #: After so many draws thrown away (a small tier of a large pool), a walk over the candidates is cheaper.
 _TRIES = 16
@@ -66,3 +67,11 @@ class Draw:
     def _walk(self, candidates: Candidates) -> Endpoint:
         weights = [endpoint.weight for endpoint in candidates]
         return self._rng.choices(candidates, weights if any(weights) else None)[0]
+
+
+def shares_by_weight(endpoints: Sequence[Endpoint], limit: int) -> list[tuple[Endpoint, float]]:
+    """The likeliest `limit` endpoints of a draw by weight, each with its probability."""
+    total = sum(endpoint.weight for endpoint in endpoints)
+    even = 1 / len(endpoints)
+    heaviest = nlargest(limit, endpoints, key=lambda endpoint: endpoint.weight)
+    return [(endpoint, endpoint.weight / total if total else even) for endpoint in heaviest]

@@ -4,10 +4,12 @@ In one process the counts are exact, so a scan beats two random choices. Above 1
 gains (34 µs at 1 000), and the best of five draws by weight takes its place.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from heapq import nlargest, nsmallest
 
 from router import Candidates, Endpoint, Exchange, Options, Tools
-from router_selection.draw import Draw
+from router_selection.draw import Draw, shares_by_weight
 from router_selection.smooth import Smooth
 
 __all__ = ["LeastRequest"]
@@ -64,6 +66,33 @@ class LeastRequest(Smooth):
             if load < lowest:
                 best, lowest = endpoint, load
         return best
+
+    def scores(self, candidates: Candidates, exchange: Exchange, limit: int) -> Sequence[tuple[Endpoint, float]]:
+        """Probabilities, the least loaded per weight first."""
+        if len(candidates) > _SCAN_LIMIT:
+            return _shares_of_draws(candidates, limit)
+        lowest = min(map(_relative_load, candidates))
+        least = self.turns([e for e in candidates if _relative_load(e) == lowest], limit)
+        others = (e for e in candidates if _relative_load(e) > lowest)
+        return [*least, *((e, 0.0) for e in nsmallest(limit - len(least), others, key=_relative_load))]
+
+
+def _shares_of_draws(candidates: Candidates, limit: int) -> list[tuple[Endpoint, float]]:
+    """The best of some draws has this load if all of them drew it or more, and not all drew more."""
+    weights: defaultdict[float, float] = defaultdict(float)
+    for endpoint in candidates:
+        weights[_relative_load(endpoint)] += endpoint.weight
+    total = rest = sum(weights.values())
+    if not total:
+        return shares_by_weight(candidates, limit)
+    rates = {_FULL: 0.0}
+    for load, weight in sorted(weights.items()):
+        if weight:
+            more = max(0.0, rest - weight)
+            rates[load] = ((rest / total) ** _DRAWS - (more / total) ** _DRAWS) / weight
+            rest = more
+    shares = [(endpoint, endpoint.weight * rates[_relative_load(endpoint)]) for endpoint in candidates]
+    return nlargest(limit, shares, key=lambda share: share[1])
 
 
 def _relative_load(endpoint: Endpoint) -> float:

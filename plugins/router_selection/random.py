@@ -6,7 +6,7 @@ Loads are never looked at; the draw itself stands in draw.py.
 from collections.abc import Sequence
 
 from router import Candidates, Endpoint, Exchange, Options, Tools
-from router_selection.draw import Draw
+from router_selection.draw import Draw, shares_by_weight
 
 __all__ = ["Random"]
 
@@ -24,3 +24,6 @@ class Random:
 
     def choose(self, candidates: Candidates, exchange: Exchange) -> Endpoint:
         return self._draw.pick(candidates)
+
+    def scores(self, candidates: Candidates, exchange: Exchange, limit: int) -> Sequence[tuple[Endpoint, float]]:
+        return shares_by_weight(candidates, limit)

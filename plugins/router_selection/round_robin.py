@@ -3,6 +3,9 @@
 Loads are never looked at. A pick costs O(n); for thousands of endpoints `random` is the cheap one.
 """
 
+from collections.abc import Sequence
+
+from router import Candidates, Endpoint, Exchange
 from router_selection.smooth import Smooth
 
 __all__ = ["RoundRobin"]
@@ -15,3 +18,6 @@ class RoundRobin(Smooth):
 
     # One call less per request than a method that calls it.
     choose = Smooth.rotate
+
+    def scores(self, candidates: Candidates, exchange: Exchange, limit: int) -> Sequence[tuple[Endpoint, float]]:
+        return self.turns(candidates, limit)

@@ -7,10 +7,12 @@ fraction from the start. A new pool starts at a random phase, so a reload favour
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nlargest
 from itertools import takewhile
 from math import gcd
 
 from router import Endpoint, Exchange, Options, Tools
+from router_selection.draw import shares_by_weight
 
 __all__ = ["Smooth"]
 
@@ -58,6 +60,22 @@ class Smooth:
             return self._rotate_weighted(candidates, total)
         credit[chosen] = most - total
         return chosen
+
+    def turns(self, candidates: Sequence[Endpoint], limit: int) -> list[tuple[Endpoint, float]]:
+        """Whom `rotate` would pick, with probability 1, and those who have earned the most after it.
+
+        Where none has had a turn yet, the phase of the cycle is still to be drawn, so each is as likely as its weight.
+        """
+        credit = self._credit
+        if not any(endpoint.weight and endpoint in credit for endpoint in candidates):
+            return shares_by_weight(candidates, limit)
+
+        def earned(endpoint: Endpoint) -> float:
+            # Newcomers wait behind those that are known.
+            return credit[endpoint] + endpoint.weight if endpoint.weight and endpoint in credit else _NEVER
+
+        first, *others = nlargest(limit, candidates, key=earned)
+        return [(first, 1.0), *((endpoint, 0.0) for endpoint in others)]
 
     def _admit(self, candidates: Sequence[Endpoint]) -> None:
         """Gives credit to candidates never seen before. Its measure is what these candidates weigh, not the pool:

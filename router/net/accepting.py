@@ -67,7 +67,6 @@ class Accepting:
         "_coming",
         "_connections",
         "_last_said",
-        "_limit",
         "_make",
         "_name",
         "_paused_at",
@@ -80,6 +79,7 @@ class Accepting:
         "_surplus",
         "_timer",
         "_unlooked",
+        "limit",
     )
 
     def __init__(
@@ -97,7 +97,7 @@ class Accepting:
         self._name = name
         self._make = make
         self._connections = connections
-        self._limit = limit
+        self.limit = limit
         self._server: asyncio.AbstractServer | None = None
         self._surplus = Surplus(runtime.new_id)
         self._timer: asyncio.TimerHandle | None = None
@@ -162,7 +162,7 @@ class Accepting:
     def _admit(self) -> asyncio.BaseProtocol:
         """Called by the loop's server for each connection that it has accepted."""
         self._unlooked -= 1
-        if len(self._connections) + 1 >= self._limit:
+        if len(self._connections) + 1 >= self.limit:
             # Not at once: the server is in the middle of handing this connection over.
             self._runtime.loop.call_soon(self._pause)
         elif self._unlooked <= 0 and self._is_short():
@@ -186,7 +186,7 @@ class Accepting:
         self._said = now - self._last_said >= _SAY_AGAIN
         if self._said:
             self._last_said = now
-            cause = "too few descriptors are left" if self._short else f"max_connections = {self._limit} is reached"
+            cause = "too few descriptors are left" if self._short else f"max_connections = {self.limit} is reached"
             log.warning("listener %s: %s: new connections wait", self._name, cause)
         self._tick_later()
 
@@ -213,7 +213,7 @@ class Accepting:
             self._tick_later()
 
     def _room(self) -> int:
-        return self._limit - len(self._connections) - self._coming
+        return self.limit - len(self._connections) - self._coming
 
     def _take_one(self) -> None:
         """Gives a place that has become free to who waits longest; if nobody does, all is as usual again."""

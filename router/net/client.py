@@ -14,10 +14,9 @@ from router.model import Exchange, Headers
 from router.net.body import RequestBody
 from router.net.forward import Forward
 from router.net.heads import HEAD_END, split_head
-from router.net.opening import open_exchange
+from router.net.opening import open_exchange, vouched_lines
 from router.net.pages import error_response, health_response
 from router.net.wire import LOOK, ClientWire
-from router.policy.forwarded import forwarded_lines
 from router.policy.plain import NO_SHAPE
 
 if TYPE_CHECKING:
@@ -37,12 +36,11 @@ _LEAST = 256
 class ClientConnection(ClientWire):
     """One client. Between requests it holds no parser, no task and no buffer."""
 
-    __slots__ = ("_forward", "_listener", "_parsing", "_vouched", "body", "peer", "shape")
+    __slots__ = ("_listener", "_parsing", "_vouched", "body", "peer", "shape")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.runtime)
         self._listener = listener
-        self._forward: Forward | None = None
         #: Of the request under way, until its end.
         self.body: RequestBody | None = None
         self._parsing = False
@@ -58,20 +56,22 @@ class ClientConnection(ClientWire):
         self.transport = transport
         listener = self._listener
         listener.connections.add(self)
+        self.leaves, self.grace = listener.leaves, listener.grace
         listener.runtime.sweeper.add(self)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
-        table = listener.runtime.table
-        if not table.forwarded and not table.trusts(self.peer):
-            lines = forwarded_lines(self.peer, listener.scheme)
-            self._vouched = lines.encode() + b"X-Forwarded-Host: "
+        self.identify()
         self._due_in(listener.timeouts.header)
+
+    def identify(self) -> None:
+        """Works out what is said of the client, again when other proxies are trusted."""
+        self._vouched = vouched_lines(self.peer, self._listener.scheme, self._listener.runtime.table)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.gone()
-        if self._forward is not None:
-            self._forward.client_gone()
+        if self.forward is not None:
+            self.forward.client_gone()
 
     def gone(self) -> None:
         self._listener.forget(self)
@@ -83,7 +83,7 @@ class ClientConnection(ClientWire):
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
-        if self._forward is None:
+        if self.forward is None:
             size = data.find(HEAD_END) + 4
             whole = 3 < size == len(data) <= self._runtime.max_head and data[0] != 13
             if whole and not self._tail and not self.is_full:
@@ -102,14 +102,14 @@ class ClientConnection(ClientWire):
         self.is_full = True
         self._unread = self.unread()
         self._due_in(self._listener.timeouts.stream)
-        if self._forward is not None:
-            self._forward.client_full()
+        if self.forward is not None:
+            self.forward.client_full()
 
     def resume_writing(self) -> None:
         self.is_full = False
         self.wait_for_client()
-        if self._forward is not None:
-            self._forward.client_drained()
+        if self.forward is not None:
+            self.forward.client_drained()
         elif not self._parsing:
             self._next_request()
 
@@ -130,20 +130,20 @@ class ClientConnection(ClientWire):
             return
         elif self.is_full and self.is_taking():
             self._due_in(self._listener.timeouts.stream)
-        elif self._forward is not None and self.body is not None and not stuck:
-            self._forward.fail(RequestTimeout("the body did not come in time"))
-        elif self._forward is not None or stuck:
+        elif self.forward is not None and self.body is not None and not stuck:
+            self.forward.fail(RequestTimeout("the body did not come in time"))
+        elif self.forward is not None or stuck:
             self.abort()
         elif self._tail:
             self._refuse(RequestTimeout("the head did not come in time"))
         else:
-            self.transport.close()
+            self.close_idle()
 
     def wait_for_client(self) -> None:
         """Sets what the client may be late with: a piece of its body, the next request, or nothing."""
-        if self._forward is None:
+        if self.forward is None:
             self._due_in(self._listener.timeouts.idle)
-        elif self.body is not None and not self._forward.expects:
+        elif self.body is not None and not self.forward.expects:
             self._due_in(self._listener.timeouts.stream)
         else:
             # A client that waits for "100 Continue" cannot be late.
@@ -155,7 +155,7 @@ class ClientConnection(ClientWire):
         """Takes heads off `data` until one has to wait for its answer or is not whole yet."""
         self._parsing = True
         max_head = self._runtime.max_head
-        while self._forward is None and not self._lingering and self.transport is not None:
+        while self.forward is None and not self._lingering and self.transport is not None:
             if self.is_full:
                 # Answers are not made for a client that does not read them.
                 self._tail = data
@@ -173,7 +173,7 @@ class ClientConnection(ClientWire):
             if not head:
                 break
             self._open(head)
-            if self._forward is not None:
+            if self.forward is not None:
                 break
             data, self._tail = self._tail, b""
             if data:
@@ -193,13 +193,13 @@ class ClientConnection(ClientWire):
         exchange, given, vouched, length, expects, closes, key = opened
         if runtime.table.health_path and self._health(exchange, closes or length != 0, length != 0):
             return
-        forward = self._forward = Forward(self, runtime, exchange, given, vouched, closes)
+        forward = self.forward = Forward(self, runtime, exchange, given, vouched, closes)
         if length and not self._begin_body(forward, length, expects):
             return
         if key:
             forward.key = key
         forward.start()
-        if self.body is not None and self._forward is forward:
+        if self.body is not None and self.forward is forward:
             self.wait_for_client()
 
     def _health(self, exchange: Exchange, closes: bool, unread: bool) -> bool:
@@ -238,7 +238,7 @@ class ClientConnection(ClientWire):
         return True
 
     def _feed(self, body: RequestBody, data: bytes) -> None:
-        forward = self._forward
+        forward = self.forward
         assert forward is not None
         try:
             piece = body.feed(data)
@@ -265,11 +265,13 @@ class ClientConnection(ClientWire):
                 nothing but a reset shows it.
             now: seconds of the router's clock.
         """
-        self._forward = None
+        self.forward = None
         if self.transport is None:
             return
         if end == "keep":
             self.deadline = now + self._listener.timeouts.idle
+            if self.leaves:
+                self.deadline = min(self.deadline, now + self.grace)
             if (self._tail or self._paused) and not self._parsing:
                 self._next_request()
         elif end == "close":
@@ -293,8 +295,3 @@ class ClientConnection(ClientWire):
             self.close()
         else:
             self.linger()
-
-    def close_if_idle(self) -> None:
-        """For the end of the process: closes unless a request is under way."""
-        if self._forward is None and self.transport is not None and not self._tail:
-            self.transport.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from router.errors import ClientGone, ConnectError, Outpaced, RouterError
-from router.model import Attempt
+from router.model import Attempt, Endpoint
 from router.net.connections import Connections
 from router.net.entry import Entry
 from router.net.runtime import wake
@@ -101,6 +101,14 @@ class Forward(Entry, eq=False):
         else:
             self._send_with_body(conn, head)
 
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def is_at(self, endpoint: Endpoint) -> bool:
+        """Whether an attempt at this endpoint is under way."""
+        return self._dispatch is not None and any(attempt.endpoint is endpoint for attempt in self._dispatch.live)
+
     # The response
 
     def on_head(self, conn: UpstreamConnection, head: ResponseHead, body: bytes, done: bool, now: float) -> None:
@@ -187,7 +195,7 @@ class Forward(Entry, eq=False):
         dispatch.close(now)
         if dispatch.pool.queue.tickets:
             wake(dispatch.pool)
-        closes = self.closes or self._runtime.draining or (self.has_body and self._client.body is not None)
+        closes = self.closes or (self.has_body and self._client.body is not None)
         self._client.done("close" if closes else "keep", now)
 
     def _attempt_ended(self, attempt: Attempt, error: RouterError | None, now: float) -> None:

@@ -6,10 +6,12 @@ import contextlib
 import ctypes
 import gc
 
-__all__ = ["settle_memory"]
+__all__ = ["freeze_memory", "settle_memory"]
 
 #: Allocations, less what was freed, between two runs of the collector.
 _COLLECT_AFTER = 20_000
+#: New objects that the collector looks at within some milliseconds.
+_MUCH = 50_000
 #: mallopt(3): parameters, and the bytes of free memory that are kept.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT = 32 << 20
@@ -20,8 +22,7 @@ def settle_memory() -> None:
 
     An exchange leaves no cycles behind, so what it allocates goes by itself.
     """
-    gc.collect()
-    gc.freeze()
+    freeze_memory()
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
     # Else pieces of bodies are given back to the system and asked for again, each page with a fault: a third of what
     # 1 MiB costs. Only the GNU library has this.
@@ -29,3 +30,13 @@ def settle_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
         library.mallopt(_M_MMAP_THRESHOLD, _KEPT // 4)
+
+
+def freeze_memory() -> None:
+    """Takes what stands now out of the collector's sight.
+
+    What is new is cleaned before, unless it is so much that every request would feel it.
+    """
+    if gc.get_count()[0] < _MUCH:
+        gc.collect()
+    gc.freeze()

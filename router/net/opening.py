@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from router.errors import BadRequest, LoopDetected
 from router.model import Exchange
 from router.net.runtime import Runtime
-from router.policy.forwarded import client_of
+from router.policy.forwarded import client_of, forwarded_lines
 from router.policy.headers import BODY_CHUNKED, lines_of, read_request
 from router.policy.normal import split_host
+from router.policy.table import Table
 from router.policy.targets import one_hop_less, origin_form
 from router.policy.upgrades import SWITCH_LINES, websocket_key
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from router.net.client import ClientConnection
     from router.net.server import Listener
 
-__all__ = ["Opened", "open_exchange"]
+__all__ = ["Opened", "open_exchange", "vouched_lines"]
 
 _HTTP_1_1 = (1, 1)
 
@@ -25,6 +26,13 @@ _HTTP_1_1 = (1, 1)
 #: line; bytes of the body or BODY_CHUNKED; whether the client waits for "100 Continue"; whether its connection closes
 #: after the response; the Sec-WebSocket-Key if it asks to switch to WebSocket, or b"".
 Opened = tuple[Exchange, bytes, bytes, int, bool, bool, bytes]
+
+
+def vouched_lines(peer: str, scheme: str, table: Table) -> bytes | None:
+    """The lines that say who the client is, up to X-Forwarded-Host; None where each request has to be asked."""
+    if table.forwarded or table.trusts(peer):
+        return None
+    return forwarded_lines(peer, scheme).encode() + b"X-Forwarded-Host: "
 
 
 def open_exchange(

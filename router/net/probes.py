@@ -20,7 +20,7 @@ from router.model import Endpoint
 from router.net.connections import SHORTAGE
 from router.policy.pool import Pool
 
-__all__ = ["MOST_AT_ONCE", "Prober", "cause_of"]
+__all__ = ["MOST_AT_ONCE", "Prober", "cause_of", "one_line"]
 
 log = logging.getLogger("router")
 
@@ -251,5 +251,9 @@ def cause_of(error: BaseException) -> str:
     except BaseException:
         # An exception that cannot even be read is still a failure.
         text = name
-    line = "".join(c if c.isprintable() else " " for c in text[:_MOST_SAID])
-    return " ".join(line.split()) or name
+    return one_line(text) or name
+
+
+def one_line(text: str) -> str:
+    """The same without line breaks and control characters, and not long: what others have written goes into a log."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:_MOST_SAID]).split())

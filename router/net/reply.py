@@ -68,7 +68,7 @@ class Reply(msgspec.Struct, eq=False):
         if self._edits:
             at = given.find(b"\r\n")
             given = given[:at] + self._edited(given[at:-2], endpoint) + b"\r\n"
-        if runtime.draining or (self.has_body and done and client.body is not None):
+        if client.leaves or (self.has_body and done and client.body is not None):
             self.closes = True
         if has_id or not has_date or length < 0 or self.closes or exchange.version < _HTTP_1_1:
             data = b"".join((given[:-2], self._added_lines(length, has_date, has_id), b"\r\n"))
@@ -147,10 +147,10 @@ class Reply(msgspec.Struct, eq=False):
         self._client.write(data)
 
     def _close_if_unread(self) -> None:
-        self.closes = self.closes or self._runtime.draining or self._client.body is not None
+        self.closes = self.closes or self._client.leaves or self._client.body is not None
 
     def _end(self, error: RouterError | None) -> End:
         """How the connection goes on after this exchange."""
         if error is not None and self._passed_on:
             return "reset" if self._unframed else "break"
-        return "close" if self.closes or self._runtime.draining or self._client.body is not None else "keep"
+        return "close" if self.closes or self._client.body is not None else "keep"

@@ -68,16 +68,12 @@ class Runtime:
         self.table = table
         self.clock = clock
         self.observers = observers
-        self.max_head = max_head
         #: This router's name in Via: a request that holds it already has come round in a circle (RFC 9110 §7.6.3).
         self.pseudonym = pseudonym.encode()
         self.via = b"Via: 1.1 %b\r\n" % self.pseudonym
         #: The same and the name of the line that nearly always follows.
         self.via_and_id = self.via + b"X-Request-ID: "
-        self.request_heads = RequestHeads(loop, max_head, max_fields)
-        self.response_heads = ResponseHeads(loop, max_head, max_fields)
-        self.plain_requests = PlainRequests(max_fields)
-        self.plain_responses = PlainResponses(max_fields)
+        self.limit_heads(max_head, max_fields)
         self.sweeper = Sweeper(loop, clock, tick)
         #: True once the process is to end: connections close after their response.
         self.draining = False
@@ -86,6 +82,14 @@ class Runtime:
         self.flushes = 0
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def limit_heads(self, max_head: int, max_fields: int) -> None:
+        """Sets the largest head that is read, in bytes, and the most fields in one."""
+        self.max_head = max_head
+        self.request_heads = RequestHeads(self.loop, max_head, max_fields)
+        self.response_heads = ResponseHeads(self.loop, max_head, max_fields)
+        self.plain_requests = PlainRequests(max_fields)
+        self.plain_responses = PlainResponses(max_fields)
 
     def new_id(self) -> str:
         """A request id: 128 random bits in hexadecimal, drawn from the system many at a time."""

@@ -9,6 +9,7 @@ import socket
 
 from router.config import ListenerTimeouts
 from router.errors import RouterError
+from router.model import Endpoint
 from router.net.accepting import Accepting
 from router.net.client import ClientConnection
 from router.net.runtime import Runtime
@@ -16,6 +17,9 @@ from router.net.runtime import Runtime
 __all__ = ["Listener"]
 
 log = logging.getLogger("router")
+
+#: Turns of the loop after which an accepted socket is a connection.
+_TURNS = 3
 
 
 class Listener:
@@ -50,6 +54,9 @@ class Listener:
             #: What stands for a Host field that a client left out.
             self.authority = self.name.encode()
         self.refusals = 0
+        #: Whether connections close after their response.
+        self.leaves = False
+        self.grace = float("inf")
         self._broken_off = 0
         self._accepting = Accepting(
             runtime,
@@ -86,11 +93,37 @@ class Listener:
         if self._empty is not None and not self.connections:
             self._empty.set()
 
-    def stop_accepting(self) -> None:
-        """No new connections; those without a request close now, the others after their response."""
+    def change(self, timeouts: ListenerTimeouts, max_connections: int) -> None:
+        """Takes other settings; what is under way goes by those that it began with."""
+        self.timeouts = timeouts
+        self._accepting.limit = max_connections
+
+    def identify_clients(self) -> None:
+        """Other proxies are trusted now: what was worked out about connections is asked again."""
+        for connection in self.connections:
+            connection.identify()
+
+    def break_off(self, endpoint: Endpoint, error: RouterError) -> int:
+        """Ends what is under way at an endpoint; returns how many exchanges that were."""
+        exchanges = [connection.forward for connection in self.connections if connection.forward is not None]
+        found = [exchange for exchange in exchanges if exchange.is_at(endpoint)]
+        for exchange in found:
+            exchange.fail(error)
+        return len(found)
+
+    def leave(self, seconds: float) -> None:
+        """Connections close after the response under way or the next one; idle ones after `seconds`."""
+        self.leaves, self.grace = True, seconds
+        for connection in self.connections:
+            connection.leave(seconds)
+
+    def stop_accepting(self, grace: float = 0.0) -> None:
+        """No new connections; those without a request close within `grace` seconds, the others after their response."""
         self._accepting.stop()
+        self.leave(grace)
         for connection in tuple(self.connections):
-            connection.close_if_idle()
+            if connection.is_idle and not grace:
+                connection.close_idle()
 
     async def drained(self, seconds: float) -> int:
         """Waits until the last request under way is answered.
@@ -99,6 +132,9 @@ class Listener:
             How many connections had to be cut because `seconds` were over.
         """
         self._empty = asyncio.Event()
+        for _ in range(_TURNS):
+            # What the system has accepted already becomes a connection in the next turns.
+            await asyncio.sleep(0)
         if self.connections:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -109,5 +145,5 @@ class Listener:
     def cut(self) -> None:
         """Breaks off what is still under way."""
         for connection in tuple(self.connections):
+            self._broken_off += not connection.is_idle
             connection.abort()
-            self._broken_off += 1

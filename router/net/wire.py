@@ -42,12 +42,21 @@ class ClientWire(asyncio.Protocol):
         "_tunnel",
         "_unread",
         "deadline",
+        "forward",
+        "grace",
         "is_full",
+        "leaves",
         "transport",
     )
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        #: The exchange under way, if any.
+        self.forward: Any = None
+        #: Whether the connection closes after the next response whose head is yet to be written; and the seconds that
+        #: it waits for such a request.
+        self.leaves = False
+        self.grace = _NEVER
         self._lingering = False
         self._linger_until = _NEVER
         self._paused = False
@@ -130,6 +139,26 @@ class ClientWire(asyncio.Protocol):
             early_from_client=tail,
             early_from_endpoint=switch.rest,
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, or begun."""
+        return self.forward is None and self.transport is not None and not self._tail and not self._lingering
+
+    def leave(self, seconds: float) -> None:
+        """Closes after a response that says so: that under way, or the next one, which has `seconds` to be asked for.
+
+        A client that sends at the very moment in which its idle connection closes cannot tell whether it was heard.
+        """
+        self.leaves, self.grace = True, seconds
+        if self.is_idle:
+            self.deadline = min(self.deadline, self._runtime.clock() + seconds)
+
+    def close_idle(self) -> None:
+        """Closes, unless a request is there that the loop has not told yet."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._due_in(LOOK) if poll.poll(0) else self.transport.close()
 
     def close(self) -> None:
         """Closes after what was written."""

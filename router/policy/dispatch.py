@@ -148,6 +148,8 @@ class Dispatch(msgspec.Struct, eq=False):
 
     def _selected(self, candidates: Candidates) -> Endpoint:
         pool = self.pool
+        if pool.has_key:
+            pool.key_of(self.exchange)
         try:
             endpoint = pool.selector.choose(candidates, self.exchange)
             if endpoint.home is candidates or endpoint in candidates:
@@ -164,7 +166,10 @@ class Dispatch(msgspec.Struct, eq=False):
             pool.tick(now)
         if not self._tries:
             try:
-                exchange.pinned = pool.affinity.find(pool.members, exchange)
+                found = pool.affinity.find(pool.members, exchange)
+                if found is not None and not isinstance(found, Endpoint):
+                    raise TypeError(f"find returned {type(found).__name__}, not an Endpoint or None")
+                exchange.pinned = found
             except Exception as error:
                 pool.muted(pool.affinity, error)
         endpoint = exchange.pinned
@@ -184,8 +189,10 @@ class Dispatch(msgspec.Struct, eq=False):
         attempt = Attempt(endpoint, self._tries, now, timeout)
         if pool.hedge_after is not None and exchange.method in SAFE and self._tries < pool.retry.attempts:
             attempt.hedge_after = pool.hedge_after
-        if self._tries and not self.live and self._error is not None and self._error.sent:
-            pool.budget.withdraw(now)
+        if self._tries:
+            pool.retries += 1
+            if not self.live and self._error is not None and self._error.sent:
+                pool.budget.withdraw(now)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
         self.live.append(attempt)

@@ -22,16 +22,17 @@ class Probed:
     Args:
         fall: failures in a row that take it down.
         rise: passes in a row that bring it back; the very first pass of all is enough.
+        up: what it is taken for until the first result: what serves already does not stop when checks begin.
     """
 
     __slots__ = ("_passed", "_streak", "fall", "known", "rise", "up")
 
-    def __init__(self, fall: int = 3, rise: int = 2) -> None:
+    def __init__(self, fall: int = 3, rise: int = 2, *, up: bool = False) -> None:
         self.fall = fall
         self.rise = rise
-        self.up = False
+        self.up = up
         self.known = False
-        self._passed = False
+        self._passed = up
         self._streak = 0
 
     @property
@@ -81,12 +82,14 @@ class EjectionRule:
 class Ejection:
     """What real traffic says."""
 
-    __slots__ = ("_spared", "_successes", "cause", "out", "probation", "rule", "times", "until")
+    __slots__ = ("_spared", "_successes", "cause", "count", "out", "probation", "rule", "times", "until")
 
     def __init__(self, rule: EjectionRule) -> None:
         self.rule = rule
         self.until = 0.0
+        #: Ejections in a row, and all.
         self.times = 0
+        self.count = 0
         self.probation = False
         self.cause = ""
         self.out = False
@@ -98,6 +101,7 @@ class Ejection:
         if not self.probation and now - self.until > self.rule.longest:
             self.times = 0
         self.times += 1
+        self.count += 1
         self.until = now + min(self.rule.base * self.times, self.rule.longest)
         self.probation = False
         self.cause = cause
@@ -142,7 +146,7 @@ class Ejection:
 class Health:
     """The three machines of one endpoint."""
 
-    __slots__ = ("ejection", "operator", "probed")
+    __slots__ = ("cause", "ejection", "operator", "probed", "since")
 
     def __init__(
         self, rule: EjectionRule, probed: Probed | None = None, operator: Literal["up", "drain"] = "up"
@@ -151,6 +155,19 @@ class Health:
         self.ejection = Ejection(rule)
         #: What the configuration or an operator wants: "up" or "drain".
         self.operator: Literal["up", "drain"] = operator
+        #: What was said at the last change of state, and when; "" and None if there was none.
+        self.cause = ""
+        self.since: float | None = None
+
+    def resettle(self, rule: EjectionRule, probe: tuple[int, int] | None) -> None:
+        """Takes other settings: what is known of the endpoint stays, and one that was never probed stays up."""
+        self.ejection.rule = rule
+        if probe is None:
+            self.probed = None
+        elif self.probed is None:
+            self.probed = Probed(*probe, up=True)
+        else:
+            self.probed.fall, self.probed.rise = probe
 
     def is_healthy(self, now: float) -> bool:
         """What checks and traffic say, the operator left aside: what affinity asks of a pinned endpoint."""
@@ -165,12 +182,17 @@ class Health:
         ejection = self.ejection
         return ejection.until if ejection.out else _NEVER
 
-    def describe(self, now: float) -> str:
-        """One phrase for status pages and logs."""
+    def state(self, now: float) -> str:
+        """One word or two for status pages."""
         if self.operator == "drain":
             return "draining"
         if self.probed is not None and not self.probed.up:
             return "down" if self.probed.known else "not probed yet"
         if self.ejection.lasts(now):
-            return f"ejected ({self.ejection.cause})"
+            return "ejected"
         return "on probation" if self.ejection.probation else "ready"
+
+    def describe(self, now: float) -> str:
+        """The same with the cause of an ejection."""
+        state = self.state(now)
+        return f"ejected ({self.ejection.cause})" if state == "ejected" else state

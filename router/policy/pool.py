@@ -7,24 +7,37 @@ a member, and in which list, stands in roster.py.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from router.api import Affinity, Detector, Selector
-from router.model import Candidates, Eject, Endpoint, Exchange, Outcome
-from router.policy.health import EjectionRule, Health
+from router.model import Candidates, Endpoint, Exchange
+from router.policy.health import EjectionRule
+from router.policy.judging import Judging
 from router.policy.limits import Limits, Timeouts
 from router.policy.quantiles import Quantile
 from router.policy.retry import Budget, RetryRule
-from router.policy.roster import Roster
 from router.policy.slowstart import SlowStart
 from router.policy.tiers import Tier, draw_tier
 from router.policy.waiting import Queue, Ticket
 
 __all__ = ["Pool"]
 
+#: What `resettle` takes as it is.
+_SETTINGS = (
+    "affinity",
+    "timeouts",
+    "retry",
+    "attempt_timeout",
+    "on_unready",
+    "listens",
+    "_measures",
+    "_selector_key",
+    "has_key",
+)
 
-class Pool(Roster):
+
+class Pool(Judging):
     """One pool. Attributes are read by Dispatch; only methods write them.
 
     Args:
@@ -74,13 +87,28 @@ class Pool(Roster):
         self.waking = False
         #: Exchanges admitted and not yet over.
         self.in_flight = 0
+        #: Attempts after the first, so far.
+        self.retries = 0
         #: Whether outcomes are samples of latency to anybody.
         self._measures = self._latency is not None or bool(limits.adaptive)
         #: Whether outcomes are wanted.
         self.listens = self._measures or bool(self.detectors)
-        #: Called with a plugin that raised.
-        self.muted: Callable[[Any, Exception], None] = lambda plugin, error: None
-        self._selector_key = getattr(selector, "key", None)
+        self._selector_key: Any = getattr(selector, "key", None)
+        #: Whether the selector hashes: it is asked for each exchange's key before it chooses.
+        self.has_key = self._selector_key is not None
+
+    def resettle(self, fresh: Pool, now: float) -> None:
+        """Takes the settings of a pool that was built anew and never used.
+
+        What it knows and counts stays: members, health, leases, the queue, the budget's tokens, latencies.
+        """
+        if self.retry.hedge_share != fresh.retry.hedge_share:
+            self._latency = fresh._latency
+        self.hedge_after = fresh.hedge_after if self._latency is None else self._latency.value
+        self.budget.share, self.budget.reserve = fresh.budget.share, fresh.budget.reserve
+        for name in _SETTINGS:
+            setattr(self, name, getattr(fresh, name))
+        self._resettle(fresh, now)
 
     # Time
 
@@ -90,7 +118,7 @@ class Pool(Roster):
             del self._out[endpoint]
             self.place(endpoint, now)
             down = endpoint.health.probed is not None and not endpoint.health.probed.up
-            self.tell(endpoint, "ejection over, still down" if down else "ejection over, on probation")
+            self.tell(endpoint, "ejection over, still down" if down else "ejection over, on probation", now)
         self.set_due(now)
         for detector in [d for d in self.detectors if hasattr(d, "tick")]:
             try:
@@ -120,7 +148,7 @@ class Pool(Roster):
     def _on_trial(self) -> Candidates:
         """With all others full or out, those on probation may take more than one request at a time."""
         tiers = [tier for tier in self.tiers if not tier.few]
-        return Candidates.of(e for tier in tiers for e in tier.trial if e.load < self._limit_of(e))
+        return Candidates.of(e for tier in tiers for e in tier.trial if e.load < self.limit_of(e))
 
     def count_ready(self) -> str:
         """How many endpoints are ready, for the log."""
@@ -130,14 +158,17 @@ class Pool(Roster):
     def _of_tier(self, tier: Tier) -> Candidates | None:
         if not tier.few:
             return tier.candidates()
-        return tier.everyone(self._limit_of) if self.when_few_ready == "try_all" and tier.open_count else None
+        return tier.everyone(self.limit_of) if self.when_few_ready == "try_all" and tier.open_count else None
 
     def key_of(self, exchange: Exchange) -> int | None:
         """The selector's hash key of this exchange, asked once."""
-        if not exchange.keyed and self._selector_key is not None:
+        if not exchange.keyed and self.has_key:
             exchange.keyed = True
             try:
-                exchange.key = self._selector_key(exchange)
+                key = self._selector_key(exchange)
+                if key is not None and not isinstance(key, int):
+                    raise TypeError(f"key returned {type(key).__name__}, not an int or None")
+                exchange.key = key
             except Exception as error:
                 self.muted(self.selector, error)
         return exchange.key
@@ -156,6 +187,7 @@ class Pool(Roster):
     def acquire(self, endpoint: Endpoint, now: float) -> None:
         """Opens a lease; `release` closes it."""
         endpoint.load += 1
+        endpoint.requests += 1
         if endpoint.load >= endpoint.limit:
             self.place(endpoint, now)
 
@@ -164,7 +196,7 @@ class Pool(Roster):
         endpoint.load = load - 1
         if load >= endpoint.limit:
             self.place(endpoint, now)
-        if endpoint.home is None and load == 1 and self.members.get(endpoint.identity) is not endpoint:
+        if load == 1 and endpoint.home is None and self.leaving.pop(endpoint, None) is not None:
             self.gone(endpoint)
 
     # Admission: FIFO, newcomers never pass a waiting one
@@ -184,100 +216,6 @@ class Pool(Roster):
             ticket.admitted = True
             self.in_flight += 1
         return ticket
-
-    # Outcomes and changes of state
-
-    def told(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
-        """Takes the outcome of a closed lease: probation first, then the detectors."""
-        # Of one that left the pool, a detector would keep what nobody ever makes it forget.
-        if endpoint.home is None and self.members.get(endpoint.identity) is not endpoint:
-            return
-        if endpoint.health.ejection.probation and outcome.result != "neutral":
-            self._tried(endpoint, outcome, now)
-        if self._measures:
-            self._measure(endpoint, outcome, now)
-        for detector in self.detectors:
-            try:
-                verdict = detector.observe(endpoint, outcome, now)
-            except Exception as error:
-                self._mute(detector, error)
-                continue
-            if isinstance(verdict, Eject):
-                self._eject(endpoint, verdict, now)
-            elif verdict is not None:
-                self._mute(detector, TypeError(f"observe returned {type(verdict).__name__}, not Eject or None"))
-
-    def _tried(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
-        """Takes an outcome during probation."""
-        verdict = endpoint.health.ejection.told(outcome.result == "success")
-        if verdict == "again":
-            cause = f"{outcome.cause} on probation"
-            self._eject(endpoint, Eject(cause, outcome.phase != "head" or not outcome.status), now)
-        elif verdict == "cleared":
-            self.place(endpoint, now)
-            self.tell(endpoint, "back in service")
-
-    def _measure(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
-        """Takes an outcome as a sample of latency."""
-        elapsed = outcome.elapsed
-        if self._latency is not None and elapsed is not None:
-            # Of one that was given up, it is a lower bound; to leave it out would make the slow ones vanish.
-            self._latency.add(elapsed)
-            self.hedge_after = self._latency.value
-        adaptive = self._adaptive.get(endpoint)
-        if adaptive is None or outcome.result == "neutral":
-            return
-        if adaptive.sample(elapsed, endpoint.load + 1, outcome.result == "failure"):
-            self.place(endpoint, now)
-
-    def _mute(self, detector: Detector, error: Exception) -> None:
-        self.detectors = tuple(d for d in self.detectors if d is not detector)
-        self.listens = self._measures or bool(self.detectors)
-        self.muted(detector, error)
-
-    def _eject(self, endpoint: Endpoint, verdict: Eject, now: float) -> None:
-        health: Health = endpoint.health
-        if health.ejection.lasts(now) or self.members.get(endpoint.identity) is not endpoint:
-            return
-        ejected = sum(1 for e in self._out if e.health.ejection.lasts(now))
-        total = sum(tier.open_count for tier in self.tiers)
-        # Those that drain, or that a probe has found down, are nobody to leave the rest to.
-        alone = not any(self._serves(other, now) for other in self.members.values() if other is not endpoint)
-        if alone or not self.ejection.may_eject(ejected, total, connection=verdict.connection):
-            if health.ejection.spare(now):
-                reason = "nobody else is ready" if alone else f"{ejected} of {total} are out"
-                self.changed(endpoint, f"stays in, since {reason}: {verdict.cause}")
-            return
-        health.ejection.eject(now, verdict.cause)
-        self._out[endpoint] = None
-        self.due = min(self.due, health.due())
-        self.place(endpoint, now)
-        self.tell(endpoint, f"ejected for {health.ejection.until - now:g} s: {verdict.cause}")
-
-    def probed(self, endpoint: Endpoint, passed: bool, cause: str, now: float) -> None:
-        """Takes one result of an active check."""
-        machine = endpoint.health.probed
-        if machine is None or self.members.get(endpoint.identity) is not endpoint:
-            return
-        count = machine.told(passed)
-        if not count:
-            return
-        words = f"{count} probe{'s' * (count != 1)} " + ("passed" if passed else f"failed: {cause}")
-        if passed and endpoint in self._out:
-            # It was down and is up again: the ejection was about what is over now (so does Envoy).
-            endpoint.health.ejection.shorten(now)
-            endpoint.health.ejection.expire(now)
-            del self._out[endpoint]
-        self.place(endpoint, now)
-        probation = ", on probation" if passed and endpoint.health.ejection.probation else ""
-        self.tell(endpoint, f"{'up' if passed else 'down'}: {words}{probation}")
-
-    def operate(self, endpoint: Endpoint, state: Literal["up", "drain"], now: float) -> None:
-        """Takes an operator's word."""
-        if endpoint.health.operator != state:
-            endpoint.health.operator = state
-            self.place(endpoint, now)
-            self.tell(endpoint, "draining" if state == "drain" else "up again")
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

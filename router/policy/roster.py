@@ -1,241 +1,168 @@
-"""Who is in a pool, and in which of its lists: the part of Pool that changes when membership or state does.
-
-Endpoints stand in lists kept by swap-remove, so a request never filters anything.
-"""
+"""Who is in a pool, and by which settings: the part of Pool that changes when a configuration or a source does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from router.api import Detector, Selector
+from router.endpoints import index_specs
 from router.model import Candidates, Endpoint, EndpointSpec, Members
-from router.policy.adaptive import AdaptiveLimit, make_limit
-from router.policy.health import EjectionRule, Health, Probed
-from router.policy.limits import Limits
-from router.policy.slowstart import SlowStart
+from router.policy.adaptive import make_limit
+from router.policy.health import Health, Probed
+from router.policy.seating import Seating
 from router.policy.tiers import Tier
 
 __all__ = ["Roster"]
 
-_NEVER = float("inf")
-#: Seconds between two asks of a detector's `tick`.
-_TICK = 1.0
 #: What an adaptive limit may rise to where no other is set.
 _MOST_ADAPTIVE = 1000
+#: What is said when an operator, or a configuration, changes an endpoint's state.
+_OPERATED = {"drain": "draining", "up": "up again"}
 
 
-class Roster:
-    """What Pool is made upon: members, tiers and places. See Pool for the arguments."""
-
-    def __init__(
-        self,
-        name: str,
-        selector: Selector,
-        detectors: Iterable[Detector],
-        limits: Limits,
-        ejection: EjectionRule,
-        probe: tuple[int, int] | None,
-        when_few_ready: Literal["try_all", "refuse"],
-        few_ready: float,
-        zone: str,
-        slow_start: SlowStart,
-    ) -> None:
-        self.name = name
-        self.selector = selector
-        self.detectors = tuple(detectors)
-        self.limits = limits
-        self.ejection = ejection
-        self.probe = probe
-        self.when_few_ready = when_few_ready
-        self.few_ready = few_ready
-        self.zone = zone
-        self.slow_start = slow_start
-        #: Until `started`, nobody is served: what is found out about endpoints is no change, and nobody starts slowly.
-        self.starting = True
-        self.members = Members({})
-        self.tiers: tuple[Tier, ...] = ()
-        #: The next moment at which time alone changes something.
-        self.due = _NEVER
-        #: The one list that usually answers `candidates`; always empty where tiers, zones or shares matter.
-        self._usual = Candidates()
-        #: Endpoints whose ejection lasts, and those that are ready.
-        self._out: dict[Endpoint, None] = {}
-        self._ready: set[Endpoint] = set()
-        self._adaptive: dict[Endpoint, AdaptiveLimit] = {}
-        #: Called when the set of members may have changed.
-        self.updated: Callable[[], None] = lambda: None
-        #: Called with what has changed about the pool as a whole.
-        self.said: Callable[[str], None] = lambda what: None
-        #: Called with the endpoint and a cause at each change of state.
-        self.changed: Callable[[Endpoint, str], None] = lambda endpoint, cause: None
-        #: Called with a removed endpoint whose last lease has closed.
-        self.gone: Callable[[Endpoint], None] = lambda endpoint: None
+class Roster(Seating):
+    """What Pool is made upon: its members. See Pool for the arguments."""
 
     def update(self, specs: Iterable[EndpointSpec], now: float) -> None:
-        """Takes the complete set of endpoints. The same identity keeps its object, its leases and its health.
+        """Takes the complete set of endpoints. The same identity at the same address keeps its object, its leases and
+        its health.
 
         Raises:
-            ValueError: two specs have the same identity.
+            ValueError: two specs have the same identity, or an address is none.
         """
-        wanted: dict[str, EndpointSpec] = {}
-        for spec in specs:
-            # Asked before anything changes: a bad address must leave the pool as it was.
-            identity, _ = spec.identity, spec.address
-            if identity in wanted:
-                raise ValueError(f"pool {self.name!r} has the endpoint {identity!r} twice")
-            wanted[identity] = spec
-        left = [endpoint for identity, endpoint in self.members.items() if identity not in wanted]
-        for endpoint in left:
-            self._unplace(endpoint)
-            self._out.pop(endpoint, None)
-            self._ready.discard(endpoint)
-            self._adaptive.pop(endpoint, None)
-            self.slow_start.drop(endpoint)
-        members = {identity: self._member(identity, spec) for identity, spec in wanted.items()}
-        self.members = Members(members)
-        for endpoint in members.values():
-            self._unplace(endpoint)
-        self.tiers = self._tiers_of(members.values())
-        plain = len(self.tiers) == 1 and self.tiers[0].is_plain and not self.few_ready
-        self._usual = self.tiers[0].candidates() if plain else Candidates()
-        self._place_all(now)
+        self.replace(index_specs(specs), now)
+
+    def replace(self, wanted: Mapping[str, EndpointSpec], now: float) -> None:
+        """The same, of specs by their identity. Costs little more than what is different: a large pool must not stand
+        still while one of its endpoints changes."""
+        before = dict(self.members.items())
+        moved = [(e, spec) for i, spec in wanted.items() if (e := before.get(i)) is not None and e.spec != spec]
+        gone = [e for i, e in before.items() if i not in wanted]
+        # Another address is another server, whatever it is called.
+        gone += [e for e, spec in moved if spec.url != e.spec.url and spec.address != e.address]
+        left = set(gone)
+        kept = [(endpoint, spec) for endpoint, spec in moved if endpoint not in left]
+        if not (gone or moved or len(wanted) > len(before)):
+            return
+        turned = [e for e, spec in kept if e.spec.state != spec.state != e.health.operator]
+        for endpoint in gone:
+            self._leave(endpoint)
+        company = frozenset(self._ready)
+        for endpoint, spec in kept:
+            self._change(endpoint, spec)
+        staying = {identity: endpoint for identity, endpoint in before.items() if endpoint not in left}
+        joined = {identity: self._join(spec) for identity, spec in wanted.items() if identity not in staying}
+        self.members = Members({identity: joined.get(identity) or staying[identity] for identity in wanted})
+        self._arrange()
+        self._seat_all([*joined.values(), *(endpoint for endpoint, _ in kept)], company, now)
         self._tell_selector()
-        for endpoint in left:
-            self._forget(endpoint)
+        for endpoint in turned:
+            self.tell(endpoint, _OPERATED[endpoint.health.operator], now)
+        for endpoint in gone:
+            self._forget(endpoint, now)
         self.updated()
 
-    def started(self) -> None:
-        """Requests come from now on. To be called once, after the first round of probes."""
-        self.starting = False
-        for tier in self.tiers:
-            self._tell_few(tier)
+    def operate(self, endpoint: Endpoint, state: Literal["up", "drain"], now: float) -> None:
+        """Takes an operator's word."""
+        if endpoint.health.operator != state:
+            endpoint.health.operator = state
+            self.place(endpoint, now)
+            self.tell(endpoint, _OPERATED[state], now)
 
-    def _tiers_of(self, members: Iterable[Endpoint]) -> tuple[Tier, ...]:
-        told = {tier.priority: tier.few_told for tier in self.tiers}
-        levels: dict[int, list[Endpoint]] = {}
-        for endpoint in members:
-            levels.setdefault(endpoint.spec.priority, []).append(endpoint)
-        tiers = tuple(Tier(levels[level], self.zone, self.few_ready) for level in sorted(levels))
-        for tier in tiers:
-            tier.few_told = told.get(tier.priority, False)
-        return tiers
+    def _arrange(self) -> None:
+        """Takes tiers out that have nobody, and finds whether one list answers all."""
+        self.tiers = tuple(tier for tier in self.tiers if tier.members)
+        plain = len(self.tiers) == 1 and self.tiers[0].is_plain and not self.few_ready
+        self._usual = self.tiers[0].candidates() if plain else Candidates()
 
-    def _member(self, identity: str, spec: EndpointSpec) -> Endpoint:
-        endpoint = self.members.get(identity)
-        if endpoint is None:
-            endpoint = Endpoint(spec, self.name)
-            probed = Probed(*self.probe) if self.probe is not None else None
-            endpoint.health = Health(self.ejection, probed, spec.state)
-            if self.limits.adaptive:
-                most = int(min(self.limits.per_endpoint, _MOST_ADAPTIVE))
-                self._adaptive[endpoint] = make_limit(self.limits.adaptive, most)
-        elif endpoint.spec != spec:
-            if endpoint.spec.state != spec.state:
-                endpoint.health.operator = spec.state
-            endpoint.spec = spec
-            endpoint.address = spec.address
-        endpoint.weight = spec.weight
+    def _into_tier(self, endpoint: Endpoint) -> None:
+        priority = endpoint.spec.priority
+        tier = next((tier for tier in self.tiers if tier.priority == priority), None)
+        if tier is None:
+            tier = Tier(priority, self.zone, self.few_ready)
+            self.tiers = tuple(sorted((*self.tiers, tier), key=lambda each: each.priority))
+        tier.add(endpoint)
+
+    def _out_of_tier(self, endpoint: Endpoint) -> None:
+        self._unplace(endpoint)
+        next(tier for tier in self.tiers if endpoint in tier.members).remove(endpoint)
+
+    def _join(self, spec: EndpointSpec) -> Endpoint:
+        endpoint = Endpoint(spec, self.name)
+        probed = Probed(*self.probe) if self.probe is not None else None
+        endpoint.health = Health(self.ejection, probed, spec.state)
+        self._limit(endpoint)
+        self._into_tier(endpoint)
         return endpoint
+
+    def _limit(self, endpoint: Endpoint) -> None:
+        """Gives the endpoint an adaptive limit, where there is such a thing."""
+        if self.limits.adaptive:
+            most = int(min(self.limits.per_endpoint, _MOST_ADAPTIVE))
+            self._adaptive[endpoint] = make_limit(self.limits.adaptive, most)
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        self._out_of_tier(endpoint)
+        self._out.pop(endpoint, None)
+        self._ready.discard(endpoint)
+        self._adaptive.pop(endpoint, None)
+        self.slow_start.drop(endpoint)
+
+    def _change(self, endpoint: Endpoint, spec: EndpointSpec) -> None:
+        before, endpoint.spec = endpoint.spec, spec
+        if before.state != spec.state:
+            endpoint.health.operator = spec.state
+        # During slow start, the step that follows writes a part of it.
+        endpoint.weight = spec.weight
+        if (before.priority, before.zone) != (spec.priority, spec.zone):
+            self._out_of_tier(endpoint)
+            self._into_tier(endpoint)
 
     def _tell_selector(self) -> None:
         update = getattr(self.selector, "update", None)
-        if update is not None:
+        if update is None:
+            return
+        try:
             update(tuple(self.members.values()))
+        except Exception as error:
+            self.muted(self.selector, error)
 
-    def _forget(self, endpoint: Endpoint) -> None:
+    def _forget(self, endpoint: Endpoint, now: float) -> None:
         for detector in self.detectors:
             forget = getattr(detector, "forget", None)
-            if forget is not None:
+            if forget is None:
+                continue
+            try:
                 forget(endpoint)
+            except Exception as error:
+                self.muted(detector, error)
         if endpoint.load == 0:
             self.gone(endpoint)
+        else:
+            self.leaving[endpoint] = now
+            self.left(endpoint)
 
-    # Places: which list an endpoint stands in
-
-    def _tier_of(self, endpoint: Endpoint) -> Tier | None:
+    def _resettle(self, fresh: Roster, now: float) -> None:
+        """Takes the settings of a pool that was never used; members, their health and their leases stay."""
+        selector, self.selector = self.selector, fresh.selector
+        adaptive = (self.limits.adaptive, self.limits.per_endpoint)
+        for name in ("detectors", "limits", "ejection", "probe", "when_few_ready", "few_ready", "zone"):
+            setattr(self, name, getattr(fresh, name))
+        self.slow_start.resettle(fresh.slow_start)
+        if adaptive != (self.limits.adaptive, self.limits.per_endpoint):
+            self._adaptive.clear()
+        told = {tier.priority: tier.few_told for tier in self.tiers}
+        for endpoint in self.members.values():
+            self._out_of_tier(endpoint)
+        self._arrange()
+        for endpoint in self.members.values():
+            endpoint.health.resettle(self.ejection, self.probe)
+            if endpoint not in self._adaptive:
+                self._limit(endpoint)
+            self._into_tier(endpoint)
         for tier in self.tiers:
-            if tier.priority == endpoint.spec.priority:
-                return tier if self.members.get(endpoint.identity) is endpoint else None
-        return None
-
-    def _unplace(self, endpoint: Endpoint) -> None:
-        if endpoint.home is not None:
-            endpoint.home.discard(endpoint)
-            endpoint.home = None
-
-    def _place_all(self, now: float) -> None:
-        ready = frozenset(self._ready)
-        for tier in self.tiers:
-            for endpoint in tier.members:
-                self._seat(endpoint, tier, ready, now)
-        for tier in self.tiers:
-            self._tell_few(tier)
-        self.set_due(now)
-
-    def set_due(self, now: float) -> None:
-        """Writes the weights of now, and finds the next moment at which time alone changes something."""
-        # Detectors that measure over time are asked about once a second, as long as requests come.
-        ticking = any(hasattr(detector, "tick") for detector in self.detectors)
-        ended = min((endpoint.health.due() for endpoint in self._out), default=_NEVER)
-        self.due = min(now + _TICK if ticking else _NEVER, ended, self.slow_start.step(now))
-
-    def place(self, endpoint: Endpoint, now: float) -> None:
-        """Puts the endpoint where its state says; called at every change of state."""
-        tier = self._tier_of(endpoint)
-        if tier is not None:
-            self._seat(endpoint, tier, self._ready, now)
-
-    def tell(self, endpoint: Endpoint, cause: str) -> None:
-        """Says that the endpoint's state has changed, and then what follows for the pool."""
-        self.changed(endpoint, cause)
-        for tier in self.tiers:
-            self._tell_few(tier)
-
-    def _tell_few(self, tier: Tier) -> None:
-        """Says when health begins to be ignored, or requests to be refused, and when that is over."""
-        few = tier.few
-        if few == tier.few_told or self.starting or not tier.open_count:
-            return
-        tier.few_told = few
-        which = f"tier {tier.priority}: " if len(self.tiers) > 1 else ""
-        then = ": health is ignored, all are tried" if self.when_few_ready == "try_all" else ": requests are refused"
-        count = f"{which}{tier.ready_count} of {tier.open_count} endpoints ready"
-        self.said(f"{count}{then}" if few else f"{count} again")
-
-    def _limit_of(self, endpoint: Endpoint) -> float:
-        """How many leases an endpoint may have at once when it is well."""
-        adaptive = self._adaptive.get(endpoint)
-        return self.limits.per_endpoint if adaptive is None else adaptive.limit
-
-    def _turn(self, endpoint: Endpoint, ready: bool, company: Set[Endpoint], now: float) -> None:
-        """The endpoint has become ready, or is not any more. `company`: those that were ready before it."""
-        if not ready:
-            self._ready.discard(endpoint)
-            self.slow_start.drop(endpoint)
-            return
-        # Without anybody else to take the rest, less weight would be nothing but words.
-        others = any(other.spec.priority == endpoint.spec.priority for other in company)
-        self._ready.add(endpoint)
-        if others and not self.starting:
-            self.due = min(self.due, self.slow_start.begin(endpoint, now))
-
-    def _serves(self, endpoint: Endpoint, now: float) -> bool:
-        health: Health = endpoint.health
-        return endpoint.spec.weight > 0 and health.is_ready(now)
-
-    def _seat(self, endpoint: Endpoint, tier: Tier, company: Set[Endpoint], now: float) -> None:
-        health: Health = endpoint.health
-        endpoint.limit = 1 if health.ejection.probation else self._limit_of(endpoint)
-        ready = self._serves(endpoint, now)
-        open_to_all = health.operator == "up" and endpoint.spec.weight > 0
-        tier.note(endpoint, ready=ready, open_to_all=open_to_all, on_trial=health.ejection.probation)
-        if ready != (endpoint in self._ready):
-            self._turn(endpoint, ready, company, now)
-        home = tier.list_for(endpoint) if ready and endpoint.load < endpoint.limit else None
-        if home is not endpoint.home:
-            self._unplace(endpoint)
-            if home is not None:
-                home.add(endpoint)
-                endpoint.home = home
-        tier.touch()
+            tier.few_told = told[tier.priority]
+        self._arrange()
+        self._seat_all(self.members.values(), frozenset(self._ready), now)
+        if selector is not self.selector:
+            self._tell_selector()

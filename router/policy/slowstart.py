@@ -33,6 +33,10 @@ class SlowStart:
         #: Endpoint -> when its window began.
         self._began: dict[Endpoint, float] = {}
 
+    def resettle(self, fresh: SlowStart) -> None:
+        """Takes the settings of another one; windows that have begun go on, by the new measure."""
+        self.window, self.least, self._step = fresh.window, fresh.least, fresh._step
+
     def begin(self, endpoint: Endpoint, now: float) -> float:
         """The endpoint has just become ready. Returns when `step` is due; infinity without a window."""
         if not self.window:

@@ -13,7 +13,6 @@ from typing import Any
 
 from router.config import AnswerConfig, Config, HeadersConfig, PoolConfig, RouteConfig
 from router.corekeys import ProbeKeys
-from router.model import EndpointSpec
 from router.policy.answering import GivenAnswer
 from router.policy.health import EjectionRule
 from router.policy.limits import Limits, Timeouts
@@ -24,7 +23,7 @@ from router.policy.routes import Route, RouteTable
 from router.policy.slowstart import SlowStart
 from router.policy.split import Split
 
-__all__ = ["Parts", "Table", "build_table"]
+__all__ = ["Parts", "Table", "build_pool", "build_table"]
 
 _NEVER = float("inf")
 _TIMING = ProbeKeys()
@@ -42,6 +41,9 @@ class Parts:
     #: The probe, and when it is asked: config's interval, timeout, fall and rise.
     probe: Any = None
     timing: ProbeKeys = _TIMING
+    #: The source of further endpoints, and what it is called.
+    discovery: Any = None
+    discovery_name: str = ""
 
 
 class Table:
@@ -81,27 +83,14 @@ class Table:
 
 
 def build_table(
-    config: Config,
-    *,
-    version: int,
-    specs: Mapping[str, tuple[EndpointSpec, ...]],
-    parts: Mapping[str, Parts],
-    filters: Mapping[int, tuple[Any, ...]],
-    rng: random.Random,
-    now: float,
+    config: Config, *, version: int, pools: Mapping[str, Pool], filters: Mapping[int, tuple[Any, ...]]
 ) -> Table:
     """Compiles a checked configuration.
 
     Args:
-        specs: the endpoints of each pool by its name.
-        parts: the plugin objects of each pool by its name.
+        pools: by name, of this configuration or kept from the one before.
         filters: those of each route by its place in the file.
-        rng: seeds each pool's own generator.
-        now: seconds of the router's clock.
     """
-    pools = {pool.name: _build_pool(pool, config, parts[pool.name], rng) for pool in config.pools}
-    for name, pool in pools.items():
-        pool.update(specs[name], now)
     routes = [_build_route(index, route, pools, filters) for index, route in enumerate(config.routes)]
     trusted = tuple(ipaddress.ip_network(net, strict=False) for net in config.server.trusted_proxies)
     server = config.server
@@ -152,7 +141,13 @@ def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _build_pool(pool: PoolConfig, config: Config, parts: Parts, rng: random.Random) -> Pool:
+def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random) -> Pool:
+    """A pool without members.
+
+    Args:
+        zone: the router's own.
+        rng: seeds the pool's own generator.
+    """
     limits, retry, ejection, timing = pool.limits, pool.retry, pool.ejection, parts.timing
     return Pool(
         pool.name,
@@ -183,5 +178,5 @@ def _build_pool(pool: PoolConfig, config: Config, parts: Parts, rng: random.Rand
         slow_start=SlowStart(pool.slow_start.window, pool.slow_start.min),
         when_few_ready=pool.when_few_ready,
         few_ready=pool.few_ready,
-        zone=config.server.zone if pool.prefer_zone else "",
+        zone=zone if pool.prefer_zone else "",
     )

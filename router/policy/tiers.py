@@ -25,6 +25,7 @@ class Tier:
         "_open",
         "_own",
         "_ready",
+        "_zone",
         "_zoned",
         "few_ready",
         "few_told",
@@ -33,14 +34,15 @@ class Tier:
         "trial",
     )
 
-    def __init__(self, members: list[Endpoint], zone: str = "", few_ready: float = 0.0) -> None:
-        self.members = members
+    def __init__(self, priority: int, zone: str = "", few_ready: float = 0.0) -> None:
+        self.members: dict[Endpoint, None] = {}
         self.few_ready = few_ready
-        self.priority = members[0].spec.priority
+        self.priority = priority
         self._own = Candidates()
         self._elsewhere = Candidates()
+        self._zone = zone
         #: Members of the router's own zone; empty where zones are not preferred.
-        self._zoned = frozenset(e for e in members if zone and e.spec.zone == zone)
+        self._zoned: set[Endpoint] = set()
         self._ready: set[Endpoint] = set()
         self._open: set[Endpoint] = set()
         self._merged: Candidates | None = None
@@ -49,6 +51,21 @@ class Tier:
         self.trial: dict[Endpoint, None] = {}
         #: What was said of `few` last.
         self.few_told = False
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Takes a member, whose state is to be told by `note`."""
+        self.members[endpoint] = None
+        if self._zone and endpoint.spec.zone == self._zone:
+            self._zoned.add(endpoint)
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Forgets a member, which stands in none of the lists any more."""
+        del self.members[endpoint]
+        self._zoned.discard(endpoint)
+        self._ready.discard(endpoint)
+        self._open.discard(endpoint)
+        self.trial.pop(endpoint, None)
+        self.touch()
 
     @property
     def ready_count(self) -> int:
@@ -68,10 +85,10 @@ class Tier:
     @property
     def is_plain(self) -> bool:
         """Whether `candidates` is always the same list."""
-        return not self._zoned
+        return not self._zone
 
     def list_for(self, endpoint: Endpoint) -> Candidates:
-        return self._elsewhere if self._zoned and endpoint not in self._zoned else self._own
+        return self._elsewhere if self._zone and endpoint not in self._zoned else self._own
 
     def note(self, endpoint: Endpoint, *, ready: bool, open_to_all: bool, on_trial: bool = False) -> None:
         """Takes an endpoint's state: whether it is ready, may serve when health is ignored, and is on probation."""
@@ -88,9 +105,11 @@ class Tier:
 
     def candidates(self) -> Candidates:
         """Ready endpoints with room: the own zone's alone while at least half of it is ready."""
-        if not self._zoned:
+        if not self._zone:
             return self._own
-        if self._own and 2 * len(self._ready & self._zoned) >= len(self._zoned):
+        if not self._own:
+            return self._elsewhere
+        if 2 * len(self._ready & self._zoned) >= len(self._zoned):
             return self._own
         if self._merged is None:
             self._merged = Candidates.of([*self._own, *self._elsewhere])

@@ -17,6 +17,7 @@ from router.testing.make import (
 )
 from router.testing.probe import check_probe
 from router.testing.selection import check_selector
+from router.testing.source import check_source
 
 __all__ = [
     "FakeClock",
@@ -24,6 +25,7 @@ __all__ = [
     "check_detector",
     "check_probe",
     "check_selector",
+    "check_source",
     "make_attempt",
     "make_candidates",
     "make_endpoints",

@@ -9,8 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from router import Candidates, Endpoint, EndpointSpec, Exchange, Options, Selector
-from router.testing.law import Made, law, make_plugin, unraised
+from router import Candidates, Endpoint, EndpointSpec, Exchange, Options
+from router.testing.drive import Arrange, Run
+from router.testing.law import Made, law, make_plugin
 from router.testing.make import make_candidates, make_endpoints, varied_exchange
 
 __all__ = ["check_selector"]
@@ -19,8 +20,6 @@ _PICKS = 1400
 #: What chance alone moves a share by in so many picks.
 _SAMPLING = 0.02
 _WEIGHTS = ((1, 1, 1), (3, 1, 1), (5, 1, 1), (1, 2, 3, 4))
-
-Arrange = Callable[[Sequence[Endpoint]], list[Endpoint]]
 
 
 def check_selector(
@@ -50,43 +49,13 @@ def check_selector(
     laws.same_seed_same_picks()
     laws.changes_break_nothing(by_weight)
     laws.update_keeps_state()
+    laws.scores_say_how_likely_each_is()
+    laws.scores_change_nothing()
     if by_weight:
         laws.shares_follow_weights()
         laws.no_position_is_favoured()
         laws.a_rebuild_favours_nobody()
         laws.a_change_favours_nobody()
-
-
-class _Run:
-    """One selector, driven as the pool drives it; every pick is held to the laws that concern one pick."""
-
-    def __init__(self, selector: Selector, members: Sequence[Endpoint], exchange: Callable[[int], Exchange]) -> None:
-        self.selector = selector
-        self.has_update = callable(getattr(selector, "update", None))
-        self.hashes = callable(getattr(selector, "key", None))
-        self.number = 0
-        self._exchange = exchange
-        self.update(members)
-
-    def update(self, members: Sequence[Endpoint]) -> None:
-        if self.has_update:
-            unraised("update never raises", self.selector.update, list(members))  # type: ignore[attr-defined]
-
-    def pick(self, candidates: Candidates) -> Endpoint:
-        exchange = self._exchange(self.number)
-        self.number += 1
-        if self.hashes:
-            exchange.key = unraised("key never raises", self.selector.key, exchange)  # type: ignore[attr-defined]
-        before = [(endpoint, endpoint.load, endpoint.weight, endpoint.slot) for endpoint in candidates]
-        chosen = unraised("choose never raises", self.selector.choose, candidates, exchange)
-        law(any(chosen is e for e, *_ in before), "only candidates are returned", f"{chosen!r} is none of them")
-        after = [(endpoint, endpoint.load, endpoint.weight, endpoint.slot) for endpoint in candidates]
-        law(before == after, "a selector changes neither the candidates nor an endpoint", f"{before} became {after}")
-        assert isinstance(chosen, Endpoint)
-        return chosen
-
-    def count(self, endpoints: Sequence[Endpoint], arrange: Arrange, picks: int = _PICKS) -> Counter[str]:
-        return Counter(self.pick(make_candidates(arrange(endpoints))).identity for _ in range(picks))
 
 
 class _Laws:
@@ -98,9 +67,9 @@ class _Laws:
         self._exchange = exchange
         self._tolerance = tolerance
 
-    def _run(self, seed: int, members: Sequence[Endpoint], first: int = 0) -> _Run:
+    def _run(self, seed: int, members: Sequence[Endpoint], first: int = 0) -> Run:
         selector = make_plugin(self._factory, self._options, seed)
-        run = _Run(selector, members, self._exchange)
+        run = Run(selector, members, self._exchange)
         run.number = first
         return run
 
@@ -128,7 +97,32 @@ class _Laws:
         plain, updated = (self._picks(seed=6, updates=updates, disturb=1) for updates in (False, True))
         law(plain == updated, "an update in which nothing changed changes no pick", _where(plain, updated))
 
-    def _picks(self, seed: int, updates: bool, disturb: int) -> list[int]:
+    def scores_change_nothing(self) -> None:
+        plain, asked = (self._picks(seed=6, updates=False, disturb=1, scores=scores) for scores in (False, True))
+        law(plain == asked, "scores changes nothing, no later pick either", _where(plain, asked))
+
+    def scores_say_how_likely_each_is(self) -> None:
+        """For selectors that offer them: what was said of each pick, added up, is what the picks came to."""
+        endpoints = make_endpoints(3, 1, 2, 1, 1)
+        run, rng = self._run(10, endpoints), random.Random(6)
+        said: Counter[Endpoint] = Counter()
+        for _ in range(_PICKS if run.has_scores else 0):
+            candidates = make_candidates(rng.sample(endpoints, rng.randint(1, len(endpoints))))
+            run.scores(candidates, 1)
+            scores = run.scores(candidates, len(candidates))
+            chosen = run.pick(candidates)
+            certain = [endpoint for endpoint, share in scores.items() if share == 1]
+            law(certain in ([], [chosen]), "who has score 1 is chosen", f"{certain} had it, {chosen} was chosen")
+            said.update(scores)
+            said[chosen] -= 1
+            rng.choice(endpoints).load = rng.randint(0, 3)
+            _leave(candidates)
+        off = max(map(abs, said.values()), default=0) / _PICKS
+        law(
+            off <= self._tolerance + _SAMPLING, "a score says how likely a candidate is", f"shares are off by {off:.0%}"
+        )
+
+    def _picks(self, seed: int, updates: bool, disturb: int, scores: bool = False) -> list[int]:
         endpoints = make_endpoints(3, 1, 2, 1)
         run, rng = self._run(seed, endpoints), random.Random(2)
         candidates = make_candidates(endpoints)
@@ -138,6 +132,8 @@ class _Laws:
         for _ in range(200):
             if updates:
                 run.update(endpoints)
+            if scores and run.has_scores:
+                run.scores(candidates, 3)
             picks.append(endpoints.index(run.pick(candidates)))
             rng.choice(endpoints).load = rng.randint(0, 3)
         random.setstate(kept)
@@ -163,7 +159,9 @@ class _Laws:
         if by_weight:
             settled = _reset(members[:3], (5, 1, 1))
             run.update(settled)
-            self._assert_shares(run.count(settled, list), settled, "shares follow weights again after any changes")
+            self._assert_shares(
+                run.count(settled, list, _PICKS), settled, "shares follow weights again after any changes"
+            )
 
     def shares_follow_weights(self) -> None:
         rng = random.Random(4)
@@ -175,7 +173,7 @@ class _Laws:
         for weights in _WEIGHTS:
             endpoints = make_endpoints(*weights)
             for order, arrange in orders.items():
-                counted = self._run(7, endpoints).count(endpoints, arrange)
+                counted = self._run(7, endpoints).count(endpoints, arrange, _PICKS)
                 self._assert_shares(counted, endpoints, f"shares follow weights, whatever the order ({order})")
 
     def no_position_is_favoured(self) -> None:

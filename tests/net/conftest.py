@@ -19,15 +19,15 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from router.app import timeouts_of
 from router.config import Config, ListenerConfig, ListenerTimeouts, PoolConfig, RouteConfig, ServerConfig
 from router.configforms import parse_bind
 from router.net.runtime import Runtime
 from router.net.server import Listener
-from router.net.sockets import close_socket, open_sockets
+from router.net.sockets import Sockets
 from router.net.sweeper import tick_for
 from router.observe import Observers
 from router.prepare import prepare
+from router.serving import timeouts_of
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -351,7 +351,9 @@ class House:
             max_fields=config.server.max_headers,
             tick=tick_for(timeouts_of(config)),
         )
-        self.sockets = open_sockets([parse_bind(listener.bind) for listener in config.listeners])
+        self.opened = Sockets()
+        binds = [parse_bind(listener.bind) for listener in config.listeners]
+        self.sockets = [sock.dup() for sock in self.opened.open_all(binds)]
         self.listeners = [
             Listener(self.runtime, sock, listener.timeouts, max_connections=listener.max_connections)
             for sock, listener in zip(self.sockets, config.listeners, strict=True)
@@ -396,6 +398,7 @@ class House:
         self.runtime.draining = True
         for listener in self.listeners:
             listener.stop_accepting()
+        self.opened.close_all()
 
     async def drained(self, seconds: float = PATIENCE) -> int:
         return sum(await asyncio.gather(*(listener.drained(seconds) for listener in self.listeners)))
@@ -408,8 +411,9 @@ class House:
             self.runtime.endpoint_is_gone(endpoint)
         await asyncio.sleep(0)
         self.runtime.sweeper.close()
-        for sock, listener in zip(self.sockets, self.config.listeners, strict=True):
-            close_socket(sock, parse_bind(listener.bind))
+        for sock in self.sockets:
+            sock.close()
+        self.opened.close_all()
 
 
 class World:

@@ -19,7 +19,7 @@ from router.configforms import parse_bind
 from router.net import accepting, surplus
 from router.net.accepting import free_descriptors
 from router.net.server import Listener
-from router.net.sockets import open_sockets
+from router.net.sockets import Sockets
 
 
 class Starving(socket.socket):
@@ -42,8 +42,9 @@ async def limited(world: Any, limit: int, *, bind: str = "127.0.0.1:0") -> Any:
     """A router whose one listener takes `limit` connections."""
     house = await world.router(await world.upstream(), bind=bind)
     house.listener.stop_accepting()
-    plain = open_sockets([parse_bind(bind)])[0]
-    house.sockets[0] = Starving(fileno=plain.detach())
+    house.opened.close_all()
+    house.opened = Sockets()
+    house.sockets[0] = Starving(fileno=house.opened.open(parse_bind(bind)).dup().detach())
     house.listeners[0] = Listener(house.runtime, house.sockets[0], ListenerTimeouts(), max_connections=limit)
     await house.listener.start()
     return house

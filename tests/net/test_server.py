@@ -175,7 +175,7 @@ async def test_what_does_not_finish_in_time_is_cut_and_counted(world: Any) -> No
 async def test_a_draining_router_says_close_in_its_own_answers_too(world: Any) -> None:
     house = await world.router(await world.upstream(), route={"path": "/only"})
     client = await world.client(house)
-    house.runtime.draining = True
+    house.listeners[0].leave(5)
     response = await client.get("/elsewhere")
     assert (response.status, response.get("Connection")) == (404, "close")
     assert await client.gone() == "closed"

@@ -105,7 +105,7 @@ class Account:
 
     def respecified(self, spec: Any, now: float) -> None:
         if spec.state != self.spec.state:
-            self.operator = spec.state
+            self.operate(spec.state)
             self.since = now
         if not self.spec.weight:
             self.since = now

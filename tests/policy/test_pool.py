@@ -84,25 +84,41 @@ def test_a_selector_need_not_listen(build: Build, now: float) -> None:
     assert usable(build(2, Deaf()), now) == "ab"
 
 
-def test_a_changed_address_is_taken_over(build: Build, now: float) -> None:
+def test_another_address_under_the_same_identity_is_another_server(build: Build, now: float) -> None:
     pool = build([EndpointSpec(url="http://10.0.0.1:80", id="a")])
-    a = pool.members["a"]
+    gone: list[Endpoint] = []
+    pool.gone = gone.append
+    before = pool.members["a"]
+    pool.acquire(before, now)
     pool.update([EndpointSpec(url="http://10.0.0.2:81", id="a")], now)
-    assert pool.members["a"] is a
-    assert str(a.address) == "http://10.0.0.2:81"
+    after = pool.members["a"]
+    assert after is not before
+    assert str(after.address) == "http://10.0.0.2:81"
+    assert (after.load, before.load) == (0, 1)
+    assert list(pool.candidates(make_exchange(), now) or ()) == [after]
+    assert not gone
+    pool.release(before, now)
+    assert gone == [before]
+
+
+def test_another_way_to_write_the_same_address_is_the_same_server(build: Build, now: float) -> None:
+    pool = build([EndpointSpec(url="http://10.0.0.1:80", id="a")])
+    before = pool.members["a"]
+    pool.update([EndpointSpec(url="http://10.0.0.1/", id="a")], now)
+    assert pool.members["a"] is before
 
 
 @pytest.mark.parametrize("again", [spec("a"), spec("a", weight=2)])
 def test_the_same_identity_twice_is_refused_and_changes_nothing(build: Build, now: float, again: EndpointSpec) -> None:
     pool = build(specs("xy"))
-    with pytest.raises(ValueError, match=r"'web'.*'a'"):
+    with pytest.raises(ValueError, match=r"'a'.*twice"):
         pool.update([spec("a"), again], now)
     assert usable(pool, now) == "xy"
 
 
 def test_the_very_same_value_twice_is_refused_too(build: Build, now: float) -> None:
     pool, one = build(specs("xy")), spec("a")
-    with pytest.raises(ValueError, match=r"'web'.*'a'"):
+    with pytest.raises(ValueError, match=r"'a'.*twice"):
         pool.update([one, one], now)
 
 

@@ -261,7 +261,7 @@ def test_a_weight_that_changes_meanwhile_counts_at_once(slow_pool: Build, now: f
     assert b.weight == pytest.approx(20)
     pool.candidates(make_exchange(), now + 45)
     assert b.weight == pytest.approx(30)
-    pool.update([spec("a"), spec("b", weight=40)], now + 46)
+    pool.update([spec("a"), spec("b", weight=40), spec("c")], now + 46)
     assert b.weight == pytest.approx(40 * 46 / 60), "an update alone does not begin it anew, nor end it"
     pool.candidates(make_exchange(), now + 60)
     assert b.weight == 40

@@ -31,7 +31,7 @@ from router.config import (
 )
 from router.corekeys import ProbeKeys
 from router.model import Response
-from router.policy.table import Parts, Table, build_table
+from router.policy.table import Parts, Table, build_pool, build_table
 from router.testing import make_exchange
 
 NEVER = float("inf")
@@ -47,15 +47,11 @@ def config(pools: tuple[PoolConfig, ...], routes: tuple[RouteConfig, ...], **ser
 
 
 def built(made: Config, *, filters: dict | None = None, **parts: Any) -> Table:
-    return build_table(
-        made,
-        version=3,
-        specs={pool.name: tuple(EndpointSpec(url=str(e)) for e in pool.endpoints) for pool in made.pools},
-        parts={pool.name: Parts(selector=Chooser(), **parts) for pool in made.pools},
-        filters=filters or {},
-        rng=random.Random(1),
-        now=1000.0,
-    )
+    given = Parts(selector=Chooser(), **parts)
+    pools = {pool.name: build_pool(pool, made.server.zone, given, random.Random(1)) for pool in made.pools}
+    for pool in made.pools:
+        pools[pool.name].update([EndpointSpec(url=str(e)) for e in pool.endpoints], 1000.0)
+    return build_table(made, version=3, pools=pools, filters=filters or {})
 
 
 ONE = PoolConfig("one", ("http://a.test", "http://b.test"))

@@ -40,9 +40,16 @@ def test_shares_sum_to_one_unless_nothing_is_ready(health: list[tuple[int, int]]
     assert all(not share for share, (ready, _) in zip(shares, health, strict=True) if not ready)
 
 
+def tier_of(endpoints: list[Endpoint], zone: str = "", few_ready: float = 0.0) -> Tier:
+    made = Tier(endpoints[0].spec.priority, zone, few_ready)
+    for endpoint in endpoints:
+        made.add(endpoint)
+    return made
+
+
 def tier(size: int, ready: int, priority: int = 0) -> Tier:
     endpoints = make_endpoints(*[1] * size, priority=priority, first_port=9001 + 100 * priority)
-    made = Tier(endpoints)
+    made = tier_of(endpoints)
     for index, endpoint in enumerate(endpoints):
         made.note(endpoint, ready=index < ready, open_to_all=True)
     return made
@@ -85,7 +92,7 @@ def placed(made: Tier, *endpoints: Endpoint) -> None:
 
 def test_without_zones_there_is_one_list() -> None:
     endpoints = make_endpoints(1, 1, 1, zone="x")
-    made = Tier(endpoints)
+    made = tier_of(endpoints)
     placed(made, *endpoints)
     assert made.is_plain
     assert made.candidates() is made.candidates()
@@ -100,7 +107,7 @@ def test_without_zones_there_is_one_list() -> None:
 def test_the_own_zone_alone_while_half_of_it_is_ready(own_ready: int, own_alone: bool) -> None:
     own = make_endpoints(1, 1, 1, 1, zone="here")
     other = make_endpoints(1, 1, zone="there", first_port=9101)
-    made = Tier([*own, *other], "here")
+    made = tier_of([*own, *other], "here")
     placed(made, *own[:own_ready], *other)
     assert not made.is_plain
     expected = own[:own_ready] if own_alone else [*own[:own_ready], *other]
@@ -111,7 +118,7 @@ def test_the_own_zone_alone_while_half_of_it_is_ready(own_ready: int, own_alone:
 def test_a_full_own_zone_is_left_for_the_others() -> None:
     own = make_endpoints(1, 1, zone="here")
     other = make_endpoints(1, zone="there", first_port=9101)
-    made = Tier([*own, *other], "here")
+    made = tier_of([*own, *other], "here")
     for endpoint in own:
         made.note(endpoint, ready=True, open_to_all=True)
     placed(made, *other)
@@ -120,7 +127,7 @@ def test_a_full_own_zone_is_left_for_the_others() -> None:
 
 def test_what_was_merged_follows_the_next_change() -> None:
     own, other = make_endpoints(1, 1, 1, zone="here"), make_endpoints(1, zone="there", first_port=9101)
-    made = Tier([*own, *other], "here")
+    made = tier_of([*own, *other], "here")
     placed(made, *other)
     assert list(made.candidates()) == other
     placed(made, own[0])
@@ -129,7 +136,7 @@ def test_what_was_merged_follows_the_next_change() -> None:
 
 def test_panic_asks_all_with_room_that_the_operator_left_in() -> None:
     endpoints = make_endpoints(1, 1, 1)
-    made = Tier(endpoints)
+    made = tier_of(endpoints)
     for endpoint in endpoints[:2]:
         made.note(endpoint, ready=False, open_to_all=True)
     made.note(endpoints[2], ready=False, open_to_all=False)
@@ -152,7 +159,7 @@ def test_panic_asks_all_with_room_that_the_operator_left_in() -> None:
 )
 def test_panic_begins_at_the_share_or_below_it(ready: int, size: int, share: float, few: bool) -> None:
     endpoints = make_endpoints(*[1] * size)
-    made = Tier(endpoints, few_ready=share)
+    made = tier_of(endpoints, few_ready=share)
     for index, endpoint in enumerate(endpoints):
         made.note(endpoint, ready=index < ready, open_to_all=True)
     assert made.few is few
@@ -160,7 +167,7 @@ def test_panic_begins_at_the_share_or_below_it(ready: int, size: int, share: flo
 
 def test_whom_the_operator_took_out_counts_for_nothing() -> None:
     endpoints = make_endpoints(1, 1, 1, 1)
-    made = Tier(endpoints, few_ready=0.5)
+    made = tier_of(endpoints, few_ready=0.5)
     for endpoint in endpoints[:2]:
         made.note(endpoint, ready=True, open_to_all=True)
     assert not made.few

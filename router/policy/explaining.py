@@ -1,0 +1,276 @@
+"""What the router would do with a request now, and why. Nothing is changed: no lease, no count, no turn, no draw.
+
+Follows dispatch.py step by step over the states of now. A plugin that raises is told of, never felt. Two things are
+not foreseen: what detectors would say at their next tick, and the next step of a slow start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy, deepcopy
+from itertools import islice
+from typing import Any
+
+from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, Option, PoolVerdict, Retries, Waiting
+from router.faults import visible
+from router.model import Endpoint, Exchange
+from router.policy.destination import find_destination
+from router.policy.pool import Pool
+from router.policy.retry import IDEMPOTENT, SAFE, RetryRule
+from router.policy.routes import Route
+from router.policy.standing import LineUp, Part, ailment, detail_of, limit_at, line_up, state_at
+from router.policy.table import Table
+
+__all__ = ["explain"]
+
+_NEVER = float("inf")
+#: Endpoints in one list, and characters of what a plugin says.
+_MOST = 10
+_LONGEST = 200
+#: What is lost when shares are added up.
+_ROUNDING = 1e-9
+
+
+def explain(
+    table: Table,
+    exchange: Exchange,
+    now: float,
+    *,
+    place: Callable[[Route], str] = lambda route: "",
+    strategies: Mapping[str, str] | None = None,
+) -> Explanation:
+    """Where the exchange would go, and why.
+
+    Args:
+        exchange: as a listener would have made it; it stays as it is.
+        now: seconds of the router's clock.
+        place: file and line of a route, where they are known.
+        strategies: the name of each pool's strategy as the configuration has it; the name of its class if left out.
+    """
+    asked = copy(exchange)
+    found = find_destination(table, asked)
+    route, request = found.route, f"{asked.method} {asked.scheme}://{asked.host}{asked.target}"
+    if route is None:
+        return Explanation(visible(request), status=found.status, reason=visible(found.reason))
+    asked.route = route
+    asked.deadline = now + route.timeout
+    names = strategies or {}
+    pools = tuple(_PoolCase(pool, asked, now, names).verdict(share) for pool, share in found.pools)
+    return Explanation(
+        request=visible(request),
+        route=route.name,
+        place=place(route),
+        target=visible(found.target),
+        status=found.status,
+        reason=visible(found.reason),
+        filters=tuple(type(plugin).__name__ for plugin in route.filters) if found.status is None else (),
+        pools=pools,
+    )
+
+
+class _PoolCase:
+    """One exchange in one pool, at one moment."""
+
+    __slots__ = ("exchange", "name", "now", "pool")
+
+    def __init__(self, pool: Pool, exchange: Exchange, now: float, names: Mapping[str, str]) -> None:
+        self.pool = pool
+        self.now = now
+        self.name = names.get(pool.name) or type(pool.selector).__name__
+        self.exchange = copy(exchange)
+        self.exchange.pool = pool.name
+        self.exchange.marks = dict(exchange.marks) if exchange.marks is not None else None
+
+    def verdict(self, share: float) -> PoolVerdict:
+        """What the pool would do. `share`: how likely it is to be asked."""
+        pool = self.pool
+        pinned, refuses, affinity = self._affinity()
+        lined_up = line_up(pool, self._key(), self.now)
+        affine = pinned is not None or refuses
+        choices = () if affine else tuple(map(self._choice, lined_up.parts))
+        waiting = self._waiting(lined_up, affine)
+        if waiting is not None:
+            endpoint, status, decision = "", *_queued(waiting)
+        elif pinned is not None:
+            endpoint, status, decision = pinned.identity, None, pinned.identity
+        elif refuses:
+            endpoint, status, decision = "", 503, "503: the session's server is not ready"
+        elif choices:
+            status, (endpoint, decision) = None, _chosen(choices, self.name)
+        else:
+            endpoint, status, decision = "", 503, f"503: {lined_up.ready_count} of {len(pool.members)} endpoints ready"
+        return PoolVerdict(
+            name=pool.name,
+            share=share,
+            selection=self.name,
+            members=len(pool.members),
+            ready=lined_up.ready_count,
+            in_flight=pool.in_flight,
+            decision=decision,
+            endpoint=endpoint,
+            status=status,
+            affinity=affinity,
+            left_out=tuple(_grouped(lined_up, pool, self.now)),
+            choices=choices,
+            waiting=waiting,
+            retries=self._retries(),
+        )
+
+    # Affinity
+
+    def _affinity(self) -> tuple[Endpoint | None, bool, str]:
+        """The endpoint that affinity decides for, whether it makes the pool refuse instead, and what it says."""
+        pool = self.pool
+        if pool.affinity is None:
+            return None, False, ""
+        try:
+            named = pool.affinity.find(pool.members, self.exchange)
+        except Exception as error:
+            return None, False, f"{_raised(error)}; taken for none"
+        if named is None:
+            return None, False, "names none"
+        if not isinstance(named, Endpoint):
+            return None, False, f"named a {type(named).__name__}, which is no endpoint"
+        self.exchange.pinned = named
+        return self._pinned(named)
+
+    def _pinned(self, named: Endpoint) -> tuple[Endpoint | None, bool, str]:
+        words = f"pinned to {named.identity}"
+        if not self.pool.is_usable(named, self.now):
+            member = self.pool.members.get(named.identity) is named
+            reason = ailment(named, self.now) if member else "not in the pool any more"
+            refuses = self.pool.on_unready == "refuse"
+            return None, refuses, f"{words}: {reason}, so {'it is refused' if refuses else 'another is chosen'}"
+        if named.load >= limit_at(self.pool, named, self.now):
+            return None, False, f"{words}: full, so another is chosen"
+        return named, False, f"{words}, which is draining" if named.health.operator != "up" else words
+
+    def _key(self) -> int | None:
+        """The selector's hash key; it stands in the exchange too, for the scores."""
+        key = getattr(self.pool.selector, "key", None)
+        if key is not None:
+            self.exchange.keyed = True
+            try:
+                found = key(self.exchange)
+            except Exception:
+                found = None
+            # Without a key chance decides, as it does for a request.
+            self.exchange.key = found if isinstance(found, int) else None
+        return self.exchange.key
+
+    # Candidates
+
+    def _choice(self, part: Part) -> Choice:
+        count = len(part.candidates)
+        shares, failed = self._scores(part)
+        rest = (endpoint for endpoint in part.candidates if endpoint not in shares)
+        shown = [*shares, *islice(rest, _MOST - len(shares))]
+        return Choice(
+            priority=part.priority,
+            share=part.share,
+            count=count,
+            options=tuple(self._option(endpoint, shares.get(endpoint), part.share) for endpoint in shown),
+            why=part.why,
+            failed=failed,
+        )
+
+    def _option(self, endpoint: Endpoint, share: float | None, of: float) -> Option:
+        return Option(
+            id=endpoint.identity,
+            load=endpoint.load,
+            weight=endpoint.weight,
+            state=state_at(endpoint, self.now),
+            share=None if share is None else share * of,
+        )
+
+    def _scores(self, part: Part) -> tuple[dict[Endpoint, float], str]:
+        """What the strategy says of the candidates, if it says anything; and what was wrong with that."""
+        if len(part.candidates) == 1:
+            return {part.candidates[0]: 1.0}, ""
+        if getattr(self.pool.selector, "scores", None) is None:
+            return {}, ""
+        try:
+            return dict(self._scored(part)), ""
+        except Exception as error:
+            return {}, f"{self.name}.scores {_raised(error)}"
+
+    def _scored(self, part: Part) -> Iterator[tuple[Endpoint, float]]:
+        selector: Any = self.pool.selector
+        for endpoint, share in islice(selector.scores(part.candidates, self.exchange, _MOST), _MOST):
+            if endpoint not in part.candidates:
+                raise LookupError(f"{endpoint!r} is not a candidate")
+            if not 0 <= share <= 1 + _ROUNDING:
+                raise ValueError(f"{share!r} is no probability")
+            yield endpoint, min(1.0, float(share))
+
+    # Limits and retries
+
+    def _waiting(self, lined_up: LineUp, affine: bool) -> Waiting | None:
+        """Why the request is not sent at once; None if nothing is in its way. `affine`: affinity decides."""
+        pool, limits = self.pool, self.pool.limits
+        if pool.in_flight >= limits.in_flight:
+            reason = f"the pool's limit of {limits.in_flight:g} requests is reached"
+        elif pool.queue.tickets:
+            reason = "others wait already"
+        elif lined_up.full and not lined_up.parts and not affine:
+            reason = "all endpoints that are ready are full"
+        else:
+            return None
+        seconds = min(limits.queue_timeout, self.exchange.route.timeout)
+        return Waiting(reason, len(pool.queue.tickets), limits.queue, seconds if seconds < _NEVER else None)
+
+    def _retries(self) -> Retries:
+        pool, method = self.pool, self.exchange.method
+        hedges = method in SAFE and pool.retry.attempts > 0
+        return Retries(
+            attempts=pool.retry.attempts,
+            on=tuple(_reasons(pool.retry)),
+            # A budget turns a page when it is asked.
+            budget=deepcopy(pool.budget).balance(self.now),
+            only_unsent=method not in IDEMPOTENT,
+            hedge_after=pool.hedge_after if hedges else None,
+        )
+
+
+def _queued(waiting: Waiting) -> tuple[int | None, str]:
+    if waiting.taken >= waiting.places:
+        room = f"the queue of {waiting.places} is full" if waiting.places else "none may wait"
+        return 503, f"503: {waiting.reason}, and {room}"
+    most = "" if waiting.seconds is None else f" up to {waiting.seconds:g} s"
+    return None, f"waits{most}: {waiting.reason}; {waiting.taken} of {waiting.places} places of the queue taken"
+
+
+def _chosen(choices: tuple[Choice, ...], name: str) -> tuple[str, str]:
+    """The endpoint if it is certain, else ""; and the decision in words."""
+    options = [option for choice in choices for option in choice.options]
+    certain = [option.id for option in options if (option.share or 0.0) >= 1 - _ROUNDING]
+    if certain:
+        return certain[0], certain[0]
+    if sum(option.share or 0.0 for option in options) >= 1 - _ROUNDING:
+        return "", f"one of {sum(1 for option in options if option.share)}, by chance"
+    count = sum(choice.count for choice in choices)
+    unknown = any(option.share is None for option in options)
+    return "", f"one of {count}, as {name} chooses" if unknown else f"one of {count}, by chance"
+
+
+def _grouped(lined_up: LineUp, pool: Pool, now: float) -> Iterator[LeftOut]:
+    for reason, endpoints in lined_up.left_out(now).items():
+        shown = ((e.identity, detail_of(e, reason, pool, now)) for e in endpoints[:_MOST])
+        named = tuple(LeftEndpoint(name, visible(detail[:_LONGEST])) for name, detail in shown)
+        yield LeftOut(reason, len(endpoints), named)
+
+
+def _reasons(rule: RetryRule) -> Iterator[str]:
+    yield from sorted(rule.reasons)
+    every = rule.statuses.issuperset(range(500, 600))
+    if every:
+        yield "5xx"
+    yield from (str(status) for status in sorted(rule.statuses) if not (every and status >= 500))
+
+
+def _raised(error: Exception) -> str:
+    try:
+        said = visible(str(error)[:_LONGEST])
+    except Exception:
+        said = ""
+    return f"raised {type(error).__name__}" + (f": {said}" if said else "")

@@ -1,0 +1,292 @@
+"""All that a process serves with: table, pools at work, listeners, plugins. Takes one configuration after another.
+
+A start is a reload from nothing: everything new is made and made ready first, then all is swapped in one turn of the
+loop, then what is left over ends in peace. A configuration that cannot be taken changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from router.api import Control
+from router.config import Config
+from router.listening import Listening
+from router.lives import Lives
+from router.net.forward import Forward
+from router.net.keeper import Keeper
+from router.net.memory import freeze_memory, settle_memory
+from router.net.runtime import Runtime
+from router.net.sockets import Sockets
+from router.net.sweeper import tick_for
+from router.observe import Observers
+from router.policy.membership import Membership, Override
+from router.policy.table import Table
+from router.staging import Staged
+
+__all__ = ["Serving", "timeouts_of"]
+
+log = logging.getLogger("router")
+
+#: Seconds that a configuration waits for discoveries and the first round of probes.
+_FIRST_ROUND = 10.0
+#: After which it is said that it does.
+_SOON = 1.0
+#: Seconds between two looks whether old exchanges are over.
+_LOOK = 0.25
+#: Seconds that a thread may hold the interpreter while requests wait: a tenth of what is usual.
+_SWITCH = 0.0005
+
+
+class Serving:
+    """To be made before the loop runs.
+
+    Args:
+        staged: the first configuration.
+        control: what plugins are given.
+    """
+
+    def __init__(self, staged: Staged, sockets: Sockets, control: Control) -> None:
+        self.staged = staged
+        self.listening = Listening(sockets)
+        self.keepers: dict[str, Keeper] = {}
+        #: Pool -> identity -> what an operator has set; outlives pools and reloads.
+        self.overrides: dict[str, dict[str, Override]] = {}
+        #: Plugins that failed and are worked around, with the reason.
+        self.muted: dict[int, tuple[Any, str]] = {}
+        self.runtime: Runtime | None = None
+        #: When the configuration was taken, on the router's clock.
+        self.since = time.monotonic()
+        self._lives = Lives(control)
+        self._rng = random.Random()
+        #: Exchanges of before a reload, and the plugin objects that they may still need.
+        self._unused: deque[tuple[list[Forward], list[Any]]] = deque()
+
+    @property
+    def table(self) -> Table:
+        return self.staged.table
+
+    @property
+    def config(self) -> Config:
+        return self.staged.prepared.config
+
+    # Taking a configuration
+
+    async def begin(self, stopped: asyncio.Event) -> None:
+        """Serves the first configuration.
+
+        Raises:
+            StartError: a socket or a plugin does not let it.
+        """
+        config = self.config
+        self.runtime = Runtime(
+            asyncio.get_running_loop(),
+            self.table,
+            clock=time.monotonic,
+            observers=self._observers(),
+            max_head=config.server.max_header_bytes,
+            max_fields=config.server.max_headers,
+            tick=tick_for(timeouts_of(config)),
+            pseudonym=f"router-{os.urandom(6).hex()}",
+        )
+        self.listening.open(config)
+        settle_memory()
+        await self._lives.begin(self.staged.prepared)
+        self.keepers = self._keepers(self.staged)
+        await self._ready(self.keepers, stopped)
+        for pool in self.table.pools.values():
+            pool.started()
+        await self.listening.become(config, self.runtime)
+        self.runtime.observers.table_swapped(self.table.version)
+
+    async def take(self, prepare: Callable[[Staged], Staged | None], stopped: asyncio.Event) -> bool:
+        """Serves another configuration in place of the one of now; one call at a time.
+
+        Args:
+            prepare: reads and stages it, given what is in force; runs in a thread. None if nothing is different.
+
+        Returns:
+            Whether anything is different.
+
+        Raises:
+            StartError: a socket or a plugin does not let it. Nothing has changed then.
+            Exception: whatever `prepare` raised.
+        """
+        staged = await _aside(prepare, self.staged)
+        if staged is None:
+            return False
+        config = staged.prepared.config
+        opened = self.listening.open(config)
+        keepers: dict[str, Keeper] = {}
+        begun: list[Any] = []
+        try:
+            begun = await self._lives.begin(staged.prepared)
+            keepers = self._keepers(staged)
+            await self._ready(keepers, stopped)
+        except BaseException:
+            for keeper in keepers.values():
+                await keeper.close()
+            await self._lives.end(begun)
+            self.listening.forget(opened)
+            raise
+        assert self.runtime is not None
+        before = [self._swap(staged, keepers)]
+        await self.listening.become(config, self.runtime)
+        self.runtime.observers.table_swapped(staged.table.version)
+        self._retire(before[0])
+        # Thousands of small objects: whoever lets go of them last pays for it.
+        await _aside(lambda gone: gone.clear(), before)
+        return True
+
+    def _observers(self) -> Observers:
+        named = self.staged.prepared.observers
+        return Observers([made for _, made in named], [name for name, _ in named])
+
+    def _keepers(self, staged: Staged) -> dict[str, Keeper]:
+        """What works for the pools that are new."""
+        assert self.runtime is not None
+        keepers = {}
+        for name, pool in staged.made.items():
+            membership = Membership(self.overrides.setdefault(name, {}))
+            keepers[name] = Keeper(
+                pool, self.runtime, membership, muted=self._mute, break_off=self.listening.break_off, rng=self._rng
+            )
+            self._settle(keepers[name], staged)
+        return keepers
+
+    def _settle(self, keeper: Keeper, staged: Staged) -> None:
+        name = keeper.pool.name
+        parts = staged.prepared.parts[name]
+        keeper.settle(
+            staged.specs[name],
+            probe=parts.probe,
+            timing=parts.timing,
+            discovery=parts.discovery,
+            discovery_name=parts.discovery_name,
+            drain_timeout=staged.prepared.pools[name].drain_timeout,
+        )
+
+    async def _ready(self, keepers: dict[str, Keeper], stopped: asyncio.Event) -> None:
+        """Nobody is sent to a server before it was probed: waits for that, though not for ever."""
+        works = [asyncio.create_task(keeper.ready()) for keeper in keepers.values() if keeper.has_to_wait]
+        if not works:
+            return
+        stop = asyncio.create_task(stopped.wait())
+        waiting = asyncio.gather(*works)
+        loop = asyncio.get_running_loop()
+        said = loop.call_later(_SOON, log.info, "waiting for discovery and the first answers to probes")
+        await asyncio.wait((waiting, stop), timeout=_FIRST_ROUND, return_when=asyncio.FIRST_COMPLETED)
+        said.cancel()
+        stop.cancel()
+        waiting.cancel()
+        await asyncio.gather(waiting, stop, return_exceptions=True)
+
+    def _swap(self, staged: Staged, keepers: dict[str, Keeper]) -> Staged:
+        """The one moment in which everything changes. Returns what was in force."""
+        runtime, before = self.runtime, self.staged
+        assert runtime is not None
+        now = runtime.clock()
+        for name, fresh in staged.fresh.items():
+            self.keepers[name].resettle(fresh, now)
+        self.staged, self.since = staged, now
+        runtime.table = staged.table
+        for pool in staged.made.values():
+            pool.started()
+        for name in staged.settled:
+            if name in self.keepers:
+                self._settle(self.keepers[name], staged)
+        gone = [keeper for name, keeper in self.keepers.items() if name not in staged.table.pools]
+        self.keepers = {name: keepers.get(name) or self.keepers[name] for name in staged.table.pools}
+        for keeper in gone:
+            runtime.spawn(keeper.retire())
+        self._take_server(before)
+        return before
+
+    def _take_server(self, before: Staged) -> None:
+        """What of the process itself is another."""
+        runtime, config, old = self.runtime, self.config, before.prepared.config
+        assert runtime is not None
+        if before.prepared.observers != self.staged.prepared.observers:
+            runtime.observers.replace(self._observers())
+        runtime.sweeper.tick = tick_for(timeouts_of(config))
+        if config.server != old.server:
+            runtime.limit_heads(config.server.max_header_bytes, config.server.max_headers)
+            for listener in self.listening:
+                listener.identify_clients()
+
+    # What is left over
+
+    def _retire(self, before: Staged) -> None:
+        """Plugin objects that only the exchanges of before have a use for end once those are over."""
+        used = {id(made) for made in self.staged.prepared.plugins()}
+        unused = [made for made in before.prepared.plugins() if id(made) not in used]
+        if unused:
+            self._unused.append((self.listening.under_way(), unused))
+            if len(self._unused) == 1:
+                assert self.runtime is not None
+                self.runtime.spawn(self._end_unused())
+
+    async def _end_unused(self) -> None:
+        while self._unused:
+            # Whoever came later waits for no fewer exchanges, so that one look is enough.
+            exchanges, objects = self._unused[0]
+            while exchanges := [each for each in exchanges if not each.is_over]:  # noqa: ASYNC110 - a rare look
+                await asyncio.sleep(_LOOK)
+            await self._lives.end(objects)
+            for made in objects:
+                self.muted.pop(id(made), None)
+            self._unused.popleft()
+
+    def _mute(self, plugin: Any, error: Exception) -> None:
+        # Once per plugin object: a selector that fails on every request must not fill the log.
+        if id(plugin) not in self.muted:
+            self.muted[id(plugin)] = (plugin, repr(error))
+            log.error("plugin %s failed and is worked around: %r", type(plugin).__name__, error)
+
+    # The end
+
+    def drop_connections(self) -> None:
+        """Closes idle connections to endpoints."""
+        assert self.runtime is not None
+        for pool in self.table.pools.values():
+            for endpoint in pool.members.values():
+                self.runtime.endpoint_is_gone(endpoint)
+
+    async def close(self) -> None:
+        """Ends probes, discoveries and plugins."""
+        for keeper in self.keepers.values():
+            await keeper.close()
+        await self._lives.close()
+        if self.runtime is not None:
+            self.runtime.sweeper.close()
+
+
+async def _aside(work: Callable[[Any], Any], given: Any) -> Any:
+    """Runs `work` in a thread, so that requests are served meanwhile. The collector stays out of it: a look at all that
+    is being made would be felt by every one of them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    gc.disable()
+    try:
+        return await asyncio.to_thread(work, given)
+    finally:
+        sys.setswitchinterval(interval)
+        freeze_memory()
+        gc.enable()
+
+
+def timeouts_of(config: Config) -> Iterator[float]:
+    """Every timeout of a configuration that connections are watched for, in seconds."""
+    for listener in config.listeners:
+        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
+    for pool in config.pools:
+        yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
+    yield from (route.timeout for route in config.routes)
