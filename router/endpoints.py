@@ -65,8 +65,8 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
         raise ValueError("the host is missing or has blanks in it")
     if not port:
         return host, default
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"the port {port!r} is not a number from 1 to 65535")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise ValueError(f"the port {port[:20]!r} is not a number from 1 to 65535")
     return host, int(port)
 
 

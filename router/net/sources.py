@@ -53,6 +53,8 @@ class SourceRun:
         self._take = take
         self._rng = rng
         self._last: dict[str, EndpointSpec] | None = None
+        #: Whether there was a good set since it was begun.
+        self._worked = False
         self.first = asyncio.Event()
         self.state = "no answer yet"
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -65,7 +67,7 @@ class SourceRun:
     async def _run(self) -> None:
         pause = _FIRST
         while True:
-            before = self._last
+            self._worked = False
             try:
                 await self._watch()
                 self._fails("it ended, which a source never does")
@@ -74,7 +76,7 @@ class SourceRun:
             except BaseException as error:
                 # SystemExit too: a plugin may end its own work, never the router.
                 self._fails(cause_of(error))
-            pause = _FIRST if self._last is not before else min(2 * pause, _LONGEST)
+            pause = _FIRST if self._worked else min(2 * pause, _LONGEST)
             await asyncio.sleep(pause * (1 - _JITTER + 2 * _JITTER * self._rng.random()))
 
     async def _watch(self) -> None:
@@ -96,6 +98,7 @@ class SourceRun:
         if self.state not in ("ok", "no answer yet"):
             log.info("%s: works again", self._name)
         self.state = "ok"
+        self._worked = True
         if found != self._last:
             self._last = found
             self._take(found)
