@@ -560,6 +560,33 @@ def test_an_affinity_that_raises_is_worked_around(build: Build, now: float, scri
     assert muted == [(scripted, scripted.error)]
 
 
+def test_an_affinity_that_names_no_endpoint_is_worked_around(build: Build, now: float, scripted: Any) -> None:
+    pool, muted = build(2, affinity=scripted), []
+    pool.muted = lambda plugin, error: muted.append(str(error))
+    scripted.pin = "http://10.0.0.1"
+    assert sent(start(pool), now)
+    assert muted == ["find returned str, not an Endpoint or None"]
+
+
+def test_a_selector_that_hashes_finds_the_key_at_every_choice(build: Build, now: float) -> None:
+    class Hashing:
+        seen: list[int | None] = []
+
+        def key(self, exchange: Any) -> int:
+            return 77
+
+        def choose(self, candidates: Any, exchange: Any) -> Endpoint:
+            self.seen.append(exchange.key)
+            return candidates[0]
+
+    pool = build(2, Hashing())
+    dispatch = start(pool)
+    first = sent(dispatch, now)
+    dispatch.failed(first, ConnectError("refused"), False, now)
+    assert sent(dispatch, now)
+    assert Hashing.seen == [77, 77]
+
+
 # Limits and the queue
 
 

@@ -25,7 +25,7 @@ from router.policy.dispatch import Dispatch
 from router.policy.health import EjectionRule
 from router.policy.limits import Limits
 from router.policy.pool import Pool
-from router.policy.retry import IDEMPOTENT, SAFE, RetryRule
+from router.policy.retry import IDEMPOTENT, SAFE, Budget, RetryRule
 from router.policy.slowstart import SlowStart
 from router.policy.waiting import Ticket
 from router.testing import make_exchange
@@ -109,23 +109,20 @@ class Traffic(RuleBasedStateMachine):
         on = ("connect", "reset", "timeout", *(("503",) if drawn["statuses"] else ()))
         hedge = {"": {}, "time": {"hedge_after": 0.05}, "quantile": {"hedge_share": 0.9}}[drawn["hedge"]]
         self.probing = drawn["probe"]
-        self.pool = Pool(
-            "web",
-            self.plugins,
-            rng=random.Random(seed),
-            affinity=self.plugins if drawn["sticky"] else None,
-            detectors=[self.plugins],
-            limits=self.limits,
-            retry=RetryRule(drawn["attempts"], on, **hedge),
-            budget=self.budget,
-            ejection=EjectionRule(accounts.BASE, accounts.LONGEST, accounts.MAX_SHARE, accounts.RISE),
-            probe=(accounts.FALL, accounts.RISE) if self.probing else None,
-            when_few_ready="refuse" if drawn["refuse"] else "try_all",
-            few_ready=drawn["few_ready"],
-            zone="here" if shape == "zones" else "",
-            on_unready="refuse" if drawn["refuse_pins"] else "reselect",
-            slow_start=SlowStart(WINDOW if drawn["slow"] else 0),
-        )
+        self.settings = {
+            "affinity": self.plugins if drawn["sticky"] else None,
+            "detectors": [self.plugins],
+            "limits": self.limits,
+            "retry": RetryRule(drawn["attempts"], on, **hedge),
+            "ejection": EjectionRule(accounts.BASE, accounts.LONGEST, accounts.MAX_SHARE, accounts.RISE),
+            "probe": (accounts.FALL, accounts.RISE) if self.probing else None,
+            "when_few_ready": "refuse" if drawn["refuse"] else "try_all",
+            "few_ready": drawn["few_ready"],
+            "zone": "here" if shape == "zones" else "",
+            "on_unready": "refuse" if drawn["refuse_pins"] else "reselect",
+            "slow_start": SlowStart(WINDOW if drawn["slow"] else 0),
+        }
+        self.pool = Pool("web", self.plugins, rng=random.Random(seed), budget=self.budget, **self.settings)
         self.pool.gone = lambda endpoint: self.gone.update([endpoint])
         self.pool.muted = self.fault
         self.pool.changed = self.announced
@@ -524,6 +521,13 @@ class Traffic(RuleBasedStateMachine):
         if specs.pop(name, None) is None or self.draw([True, False]):
             specs[name] = self.drawn.draw(SPEC)
         self.join(specs)
+        self.wake()
+
+    @happens(1)
+    def resettle(self) -> None:
+        """A reload that changes something about the pool, and leaves what the account goes by as it was."""
+        budget = Budget(self.budget.share, self.budget.reserve)
+        self.pool.resettle(Pool("web", self.plugins, rng=random.Random(0), budget=budget, **self.settings), self.now)
         self.wake()
 
     def as_it_is(self, endpoint: Endpoint) -> tuple[Any, ...]:

@@ -379,6 +379,13 @@ def test_a_selector_whose_key_fails_is_worked_around(half_down: Pool, now: float
     assert str(muted[0][1]) == "no key"
 
 
+def test_a_key_that_is_no_number_is_worked_around(half_down: Pool, now: float) -> None:
+    half_down.selector.key_of, muted = (lambda exchange: "a"), []
+    half_down.muted = lambda plugin, error: muted.append(str(error))
+    assert half_down.candidates(make_exchange(), now)
+    assert muted == ["key returned str, not an int or None"]
+
+
 def test_a_full_tier_spills_over_to_the_highest_that_has_room(build: Build, now: float) -> None:
     pool = build([spec("a"), spec("b", priority=1), spec("c", priority=2)], limits=Limits(per_endpoint=1))
     assert usable(pool, now) == "a"
