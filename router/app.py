@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from router.net.control import ControlServer
 from router.net.runtime import abandon_tasks
-from router.net.sockets import Sockets, StartError
+from router.net.sockets import Sockets, StartError, raise_open_files
 from router.net.systemd import Notifier, inherited_sockets
-from router.operating import Operating
-from router.policy.membership import Override
+from router.operating import Operating, handed_over, to_hand_over
 from router.policy.table import Table
 from router.prepare import Prepared
 from router.reloading import Reloading
@@ -37,13 +35,11 @@ __all__ = ["Router", "StartError"]
 
 log = logging.getLogger("router")
 
-#: Seconds that plugins get to close.
-_CLOSING = 5.0
+#: Seconds that plugins get to close, and to start once that is no longer wanted.
+_CLOSING, _STOPPING = 5.0, 0.5
 #: Seconds in which idle connections may ask once more, at the end and when a successor serves already.
 _GRACE, _LONG_GRACE = 1.0, 5.0
 _NEVER = float("inf")
-#: What operators have set, as JSON, for a successor; and the most bytes that the system lets a variable have.
-_OVERRIDES, _LONGEST = "ROUTER_OVERRIDES", 100_000
 
 
 class Router:
@@ -61,13 +57,21 @@ class Router:
         self._serving = Serving(stage(prepared, None), self._sockets, self)
         self._notifier = Notifier()
         self._predecessor = Predecessor()
+        #: Whether the control socket may be taken from a router that answers there.
+        self._takes_over = False
         self._started = time.monotonic()
         self._stopped = asyncio.Event()
         #: Set by a second signal: nothing is waited for any more.
         self._hurry = asyncio.Event()
         #: Whether another process has taken over.
         self._is_succeeded = False
+        #: Sockets from outside that no listener asks for, as the log was told.
+        self._unused: set[str] = set()
+        #: Signals to stop so far.
+        self._signals = 0
         self._reloading: Reloading | None = None
+        self._upgrader: Upgrader | None = None
+        self._reopening: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
         self._old_controls: list[ControlServer] = []
 
@@ -89,7 +93,9 @@ class Router:
         """
         self._notifier = Notifier.from_environ(os.environ)
         self._predecessor = Predecessor.from_environ(os.environ)
-        self._take_overrides()
+        self._takes_over = self._predecessor.is_there
+        if self._predecessor.is_there:
+            self._serving.overrides.update(handed_over(os.environ))
         self._sockets.adopt(inherited_sockets(os.environ))
         try:
             return uvloop.run(self._run(announce))
@@ -98,23 +104,33 @@ class Router:
 
     async def _run(self, announce: Callable[[str], None]) -> int:
         serving, loop = self._serving, asyncio.get_running_loop()
-        upgrader = Upgrader(self._sockets, self._notifier, self._hand_over, environment=self._to_hand_over)
         reloading = self._reloading = Reloading(
-            self._file, serving, notifier=self._notifier, taken=self._open_control, stopped=self._stopped
+            self._file, serving, notifier=self._notifier, taken=self._taken, stopped=self._stopped
+        )
+        upgrader = self._upgrader = Upgrader(
+            self._sockets,
+            self._notifier,
+            self._hand_over,
+            failed=self._serve_on,
+            environment=lambda: to_hand_over(serving.overrides),
+            lock=reloading.lock,
         )
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
-        for number in (signal.SIGHUP, signal.SIGUSR2):
-            loop.add_signal_handler(number, log.info, "%s comes too early: the router is starting", number.name)
+        early: list[str] = []
+        loop.add_signal_handler(signal.SIGHUP, early.append, "SIGHUP")
+        loop.add_signal_handler(signal.SIGUSR2, log.warning, "no upgrade: the router is starting")
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(serving.close)
-            await serving.begin(self._stopped)
+            await self._begin()
             stack.push_async_callback(self._close_control)
-            await self._open_control()
+            if not self._stopped.is_set():
+                await self._open_control()
+                self._is_ready(announce)
             loop.add_signal_handler(signal.SIGHUP, reloading.begin, "SIGHUP")
             loop.add_signal_handler(signal.SIGUSR2, upgrader.begin)
-            if not self._stopped.is_set():
-                self._is_ready(announce)
+            if early:
+                reloading.begin("SIGHUP")
             tasks = [asyncio.create_task(self._notifier.feed_watchdog())]
             if self._watch:
                 tasks.append(asyncio.create_task(reloading.watch()))
@@ -127,11 +143,22 @@ class Router:
         await abandon_tasks(_CLOSING)
         return code
 
+    async def _begin(self) -> None:
+        """Makes everything ready; a signal to stop ends that, whatever a plugin waits for."""
+        begun = asyncio.create_task(self._serving.begin(self._stopped))
+        stopped = asyncio.create_task(self._stopped.wait())
+        await asyncio.wait((begun, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not begun.done():
+            await asyncio.wait((begun,), timeout=_STOPPING)
+            begun.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await begun
+
     def _is_ready(self, announce: Callable[[str], None]) -> None:
-        for line in self.describe():
+        for line in (*self.describe(), raise_open_files()):
             announce(line)
-        for name in self._sockets.unused:
-            log.warning("the socket %s was passed to the router, and no listener asks for it", name)
+        self._tell_unused()
         if self._predecessor.tell_ready():
             for name in self._sockets.taken_over():
                 log.info("nobody listens on %s any more", name)
@@ -139,11 +166,19 @@ class Router:
             # Of a successor, the process before it says so: only that one is heard yet.
             self._notifier.ready(f"configuration {self.table.version} is in force")
 
+    def _tell_unused(self) -> None:
+        """Clients of a socket that a service manager holds open hang where nobody accepts."""
+        unused = set(self._sockets.unused)
+        for name in sorted(unused - self._unused):
+            log.warning("%s was passed to the router and no listener asks for it: its clients wait in vain", name)
+        self._unused = unused
+
     # The end
 
     def stop(self) -> None:
         """Begins the end: called by signals. A second call cuts what is still under way."""
-        if self._stopped.is_set():
+        self._signals += 1
+        if self._signals > 1:
             self._hurry.set()
             self._serving.listening.cut()
         self._stopped.set()
@@ -153,27 +188,18 @@ class Router:
         self._is_succeeded = True
         self._stopped.set()
 
-    def _to_hand_over(self) -> dict[str, str]:
-        """What operators have set, for a successor."""
-        kept = {pool: overrides for pool, overrides in self._serving.overrides.items() if overrides}
-        text = msgspec.json.encode(kept).decode()
-        if len(text) > _LONGEST:
-            log.warning("upgrade: what was set by commands is too much to be handed over")
-        return {_OVERRIDES: text} if kept and len(text) <= _LONGEST else {}
-
-    def _take_overrides(self) -> None:
-        text = os.environ.pop(_OVERRIDES, "")
-        if text and self._predecessor.is_there:
-            try:
-                self._serving.overrides.update(msgspec.json.decode(text, type=dict[str, dict[str, Override]]))
-            except msgspec.MsgspecError as error:
-                log.warning("%s makes no sense, and what was set by commands is lost: %s", _OVERRIDES, error)
+    def _serve_on(self) -> None:
+        """The successor does not serve, but may have taken the control socket's path."""
+        if self._control is not None and self._control.is_lost:
+            self._old_controls.append(self._control)
+            self._control = None
+            self._reopening = asyncio.create_task(self._open_control())
 
     async def _end(self) -> int:
         serving, server, hurry = self._serving, self._serving.config.server, self._hurry
         assert serving.runtime is not None
         self._notifier.stopping()
-        if self._control is not None:
+        if self._control is not None and self._is_succeeded:
             self._control.stop_accepting()
         # After an upgrade the address is served as well as ever.
         serving.runtime.draining = not self._is_succeeded
@@ -203,28 +229,32 @@ class Router:
 
     # The control socket
 
+    async def _taken(self) -> None:
+        self._tell_unused()
+        await self._open_control()
+
     async def _open_control(self) -> None:
         """Makes the control socket be the configured one."""
         wanted = self._serving.config.server.control
         path = str(self._serving.staged.prepared.folder / wanted) if wanted else ""
         before = self._control
-        if before is not None and before.path == path:
+        if (before.path if before is not None else "") == path and not (before and before.is_lost):
             return
-        operating = Operating(self._serving, self.status, self.reload)
+        operating = Operating(self._serving, self.status, self.reload, self._busy)
         control = ControlServer(path, operating.answer) if path else None
         if control is not None:
-            try:
-                await control.start(take_over=self._predecessor.is_there)
-            except StartError as error:
-                if before is None and self.table.version == 1:
-                    raise
-                log.error("no control socket: %s", error)
-                return
+            # Only at the start may it take the path over, from the process that this one replaces.
+            await control.start(take_over=self._takes_over)
+        self._takes_over = False
         self._control = control
         if before is not None:
             # Whoever has asked for this very reload is answered yet.
             before.stop_accepting()
             self._old_controls.append(before)
+
+    def _busy(self) -> str:
+        upgrading = self._upgrader is not None and self._upgrader.is_busy
+        return "an upgrade is under way: ask again in a moment" if upgrading else ""
 
     async def _close_control(self) -> None:
         for control in (*self._old_controls, self._control):

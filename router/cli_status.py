@@ -41,6 +41,7 @@ _STYLES = {
     "on probation": "yellow",
     "not probed yet": "yellow",
     "draining": "cyan",
+    "weight 0": "cyan",
     "removed": "dim",
     "ejected": "red",
     "down": "red",

@@ -61,6 +61,9 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
         host, _, port = text.partition(":")
         if ":" in port:
             raise ValueError("an IPv6 address stands in brackets, as in http://[::1]:9001")
+    last = host.rstrip(".").rpartition(".")[2]
+    if last.isdigit() and not _is_ipv4(host):
+        raise ValueError("the host ends in a number and is no IPv4 address")
     if not host or any(c <= " " or c == "\x7f" for c in host):
         raise ValueError("the host is missing or has blanks in it")
     if not port:
@@ -68,6 +71,13 @@ def _host_and_port(text: str, default: int) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise ValueError(f"the port {port[:20]!r} is not a number from 1 to 65535")
     return host, int(port)
+
+
+def _is_ipv4(host: str) -> bool:
+    parts = host.split(".")
+    return len(parts) == 4 and all(
+        part.isascii() and part.isdigit() and len(part) < 4 and int(part) < 256 for part in parts
+    )
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ EXCERPT_CHARS = 120
 VALUE_CHARS = 80
 
 _PLURALS = {"pools": "pool", "routes": "route", "listeners": "listener"}
+#: What stands under these is not shown even where it stands in the file itself.
+_SECRET_KEYS = frozenset({"secret", "secrets", "password", "token"})
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -87,7 +89,7 @@ class Source:
         data: the parsed text, with ${VAR} and { file = ... } not filled in.
     """
 
-    __slots__ = ("_lines", "_positions", "data", "filled", "format", "name", "text")
+    __slots__ = ("_hidden", "_lines", "_positions", "data", "filled", "format", "name", "text")
 
     def __init__(self, name: str, text: str, format: Format, data: Any = None) -> None:
         self.name = name
@@ -98,6 +100,7 @@ class Source:
         self.filled: dict[Path, str] = {}
         self._positions: Positions | None = None
         self._lines: list[str] = []
+        self._hidden: list[str] | None = None
 
     @property
     def positions(self) -> Positions:
@@ -126,7 +129,7 @@ class Source:
         where, rest = self._where(path)
         value = ""
         if at_value:
-            value = _short(self.written(path))
+            value = "…" if _SECRET_KEYS.intersection(path) else _short(self.written(path))
             message = f"{dotted(rest)} = {value}: {message}" if rest else message
         if path in self.filled or any(len(secret) > 3 and secret in hint for secret in self.filled.values()):
             hint = ""
@@ -137,12 +140,21 @@ class Source:
         """A fault at a place of the text, or of the file as a whole with line 0."""
         return self._at(line, column, "", "", "", message, hint)
 
+    def _masked(self, text: str) -> str:
+        """The text with each secret made stars, of which there are as many so that carets stay in place."""
+        if self._hidden is None:
+            self._hidden = sorted(_secrets_in(self.data), key=len, reverse=True)
+        for secret in self._hidden:
+            text = text.replace(secret, "*" * len(secret))
+        return text
+
     def _place(self, path: Path, at_value: bool) -> tuple[int, int]:
         return self.positions.value(path) if at_value else self.positions.key(path)
 
     def _at(self, line: int, column: int, where: str, key: str, value: str, message: str, hint: str) -> Fault:
         self._lines = self._lines or self.text.split("\n")
         text = self._lines[line - 1].rstrip("\r") if 0 < line <= len(self._lines) else ""
+        text = self._masked(text)
         excerpt, caret = _excerpt(text, column)
         message, hint = visible(message), visible(hint)
         return Fault(self.name, line, column, excerpt, where, key, value, message, hint, caret)
@@ -185,6 +197,21 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def _secrets_in(data: Any) -> Iterator[str]:
+    """Every string under a key that holds secrets, but for names of variables and files."""
+    # Anchors of YAML can make a value hold itself.
+    seen: set[tuple[int, bool]] = set()
+    left = [(data, False)]
+    while left:
+        value, secret = left.pop()
+        if isinstance(value, str) and secret and len(value) > 3 and "${" not in value:
+            yield value
+        elif isinstance(value, dict | list | tuple) and (id(value), secret) not in seen:
+            seen.add((id(value), secret))
+            items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+            left += [(item, key in _SECRET_KEYS or (secret and key != "file")) for key, item in items]
+
+
 def _excerpt(line: str, column: int) -> tuple[str, int]:
     """The part of a line around `column`, and where the column stands in it."""
     start = max(0, column - EXCERPT_CHARS * 2 // 3) if len(line) > EXCERPT_CHARS else 0
@@ -211,7 +238,10 @@ def _literal(value: Any, depth: int) -> str:
     if isinstance(value, dict | list | tuple) and not depth:
         return "…"
     if isinstance(value, dict):
-        pairs = [f"{dotted((str(key),))} = {_literal(below, depth - 1)}" for key, below in _first(value.items())]
+        pairs = [
+            f"{dotted((str(key),))} = {'…' if key in _SECRET_KEYS else _literal(below, depth - 1)}"
+            for key, below in _first(value.items())
+        ]
         return "{ " + ", ".join(pairs) + " }" if pairs else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_literal(below, depth - 1) for below in _first(value)) + "]"

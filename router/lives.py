@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from router.api import Control
@@ -19,8 +19,8 @@ __all__ = ["Lives"]
 
 log = logging.getLogger("router")
 
-#: Seconds that plugins get to close.
-_CLOSING = 5.0
+#: Seconds that plugins get to start, and to close.
+_STARTING, _CLOSING = 60.0, 5.0
 
 
 class Lives:
@@ -59,9 +59,8 @@ class Lives:
 
     async def _start(self, made: Any) -> None:
         if hasattr(made, "start"):
-            try:
-                await made.start(self._control)
-            except Exception as error:
+            error = await _outcome(lambda: made.start(self._control), _STARTING)
+            if error is not None:
                 raise StartError(f"plugin {type(made).__name__} did not start: {error!r}") from error
 
     async def end(self, objects: Iterable[Any]) -> None:
@@ -93,34 +92,60 @@ class _Service:
     async def begin(self) -> None:
         self._task = asyncio.create_task(self._run())
         try:
-            await self._entered
+            async with asyncio.timeout(_STARTING):
+                await asyncio.shield(self._entered)
         except Exception as error:
             raise StartError(f"service {self._name} did not start: {error!r}") from error
 
     async def _run(self) -> None:
         try:
             async with self._service.serve(self._control):
-                self._entered.set_result(None)
+                if not self._entered.done():
+                    self._entered.set_result(None)
                 await self._over.wait()
-        except Exception as error:
-            if self._entered.done():
+        except BaseException as error:
+            if not self._entered.done():
+                # Whatever it is, SystemExit included, the start is told.
+                self._entered.set_exception(RuntimeError(repr(error)))
+            elif isinstance(error, Exception):
                 log.error("service %s did not end well: %r", self._name, error)
-            else:
-                self._entered.set_exception(error)
 
     async def end(self) -> None:
         self._over.set()
         if self._task is None:
             return
+        if not self._entered.done():
+            self._task.cancel()
         _, stuck = await asyncio.wait((self._task,), timeout=_CLOSING)
         if stuck:
             log.error("service %s does not end and is left behind", self._name)
             self._task.cancel()
+        if self._entered.done() and not self._entered.cancelled():
+            # Looked at, though nobody may have waited for it.
+            self._entered.exception()
 
 
 async def _closed(made: Any) -> None:
-    try:
-        async with asyncio.timeout(_CLOSING):
-            await made.close()
-    except Exception as error:
+    error = await _outcome(made.close, _CLOSING)
+    if error is not None:
         log.error("plugin %s did not close well: %r", type(made).__name__, error)
+
+
+async def _outcome(work: Callable[[], Awaitable[Any]], seconds: float) -> BaseException | None:
+    """Lets a plugin work in a task of its own: what it raised, SystemExit and the like included, or that it is late."""
+    task = asyncio.create_task(_caught(work))
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    finally:
+        task.cancel()
+    if not task.done():
+        return TimeoutError(f"not done within {seconds:g} s")
+    return asyncio.CancelledError() if task.cancelled() else task.result()
+
+
+async def _caught(work: Callable[[], Awaitable[Any]]) -> BaseException | None:
+    try:
+        await work()
+    except BaseException as error:
+        return error
+    return None

@@ -48,7 +48,9 @@ class Observers:
         """Takes the observers of a reload. Those of before still hear of exchanges that they know."""
         kept = [(o, n) for o, n in zip(other._observers, other._names, strict=True) if o not in self._silenced]
         self._observers, self._names = [o for o, _ in kept], [n for _, n in kept]
-        self.muted = {name: why for name, why in self.muted.items() if name in other._names}
+        named = zip(other._observers, other._names, strict=True)
+        still = {name for observer, name in named if observer in self._silenced}
+        self.muted = {name: why for name, why in self.muted.items() if name in still}
         self._silenced = [observer for observer in self._silenced if observer in other._observers]
         self.enabled = bool(self._observers)
 

@@ -47,7 +47,10 @@ class Reloading:
         self._notifier = notifier
         self._taken = taken
         self._stopped = stopped
-        self._lock = asyncio.Lock()
+        #: Held while anything changes as a whole: by a reload, and by an upgrade.
+        self.lock = asyncio.Lock()
+        #: Set at the end of the process.
+        self._closed = False
         #: The reload that has not begun yet: whoever asks now is answered by it.
         self._next: asyncio.Task[tuple[bool, str]] | None = None
         self._tasks: set[asyncio.Task[tuple[bool, str]]] = set()
@@ -74,18 +77,34 @@ class Reloading:
         """Reloads whenever the file changes, until it is cancelled."""
         if self._file is None:
             return
-        async for _ in watch_files(self._file):
-            await self.reload("the file has changed")
+        changes = watch_files(self._file)
+        if self._is_stale(self._file):
+            # Saved while the router was starting.
+            self.begin("the file has changed")
+        async for _ in changes:
+            # Not waited for: whatever becomes of this reload, the next change is seen.
+            self.begin("the file has changed")
+
+    def _is_stale(self, file: Path) -> bool:
+        source = self._serving.staged.prepared.source
+        try:
+            text = file.read_text("utf-8", "surrogateescape")
+            return source is not None and text.splitlines() != source.text.splitlines()
+        except OSError:
+            return True
 
     async def close(self) -> None:
-        """No more reloads; one that is under way ends first."""
+        """No more reloads; one that is under way is given up."""
+        self._closed = True
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, why: str) -> tuple[bool, str]:
-        async with self._lock:
+        async with self.lock:
             self._next = None
+            if self._closed or self._stopped.is_set():
+                return False, "the router is ending"
             if self._file is None:
                 log.warning("%s: nothing to read again: the configuration came from the command line", why)
                 return False, "there is nothing to read again: the configuration came from the command line"
@@ -109,12 +128,20 @@ class Reloading:
             return self._refuse(why, f"internal error: {type(error).__name__}: {error}")
         self.refused = ""
         version = serving.table.version
-        if not changed:
-            log.info("%s: nothing is different, configuration %d stays in force", why, version)
-            return True, f"nothing is different: configuration {version} stays in force"
-        await self._taken()
-        log.info("%s: configuration %d is in force", why, version)
-        return True, f"configuration {version} is in force"
+        done = (
+            f"configuration {version} is in force"
+            if changed
+            else f"nothing is different: configuration {version} stays in force"
+        )
+        log.info("%s: %s", why, done)
+        try:
+            # Asked again where nothing is different: what could not be had before may be there now.
+            await self._taken()
+        except StartError as error:
+            self.refused = f"no control socket: {error}"
+            log.error("%s", self.refused)
+            return False, f"{done}, but for this: {self.refused}"
+        return True, done
 
     def _refuse(self, why: str, text: str) -> tuple[bool, str]:
         self.refused = text
@@ -124,5 +151,12 @@ class Reloading:
 
 
 def _read(file: Path, before: Staged) -> Staged | None:
+    if file.exists() and not file.is_file():
+        # A pipe would keep the reload waiting for ever.
+        raise StartError(f"{file} is no regular file: put the configuration back")
     prepared = prepare_file(file, before.prepared)
-    return None if prepared.config == before.prepared.config else stage(prepared, before)
+    if prepared.config != before.prepared.config:
+        return stage(prepared, before)
+    # Nothing is different but, maybe, the lines that things stand in.
+    before.prepared.source = prepared.source
+    return None

@@ -7,32 +7,30 @@ loop, then what is left over ends in peace. A configuration that cannot be taken
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from router.api import Control
 from router.config import Config
-from router.listening import Listening
+from router.listening import Key, Listening
 from router.lives import Lives
 from router.net.forward import Forward
 from router.net.keeper import Keeper
-from router.net.memory import freeze_memory, settle_memory
+from router.net.memory import aside, settle_memory
 from router.net.runtime import Runtime
+from router.net.server import Listener
 from router.net.sockets import Sockets
-from router.net.sweeper import tick_for
+from router.net.sweeper import tick_for, timeouts_of
 from router.observe import Observers
 from router.policy.membership import Membership, Override
 from router.policy.table import Table
 from router.staging import Staged
 
-__all__ = ["Serving", "timeouts_of"]
+__all__ = ["Serving"]
 
 log = logging.getLogger("router")
 
@@ -42,8 +40,6 @@ _FIRST_ROUND = 10.0
 _SOON = 1.0
 #: Seconds between two looks whether old exchanges are over.
 _LOOK = 0.25
-#: Seconds that a thread may hold the interpreter while requests wait: a tenth of what is usual.
-_SWITCH = 0.0005
 
 
 class Serving:
@@ -67,8 +63,11 @@ class Serving:
         self.since = time.monotonic()
         self._lives = Lives(control)
         self._rng = random.Random()
-        #: Exchanges of before a reload, and the plugin objects that they may still need.
-        self._unused: deque[tuple[list[Forward], list[Any]]] = deque()
+        #: Plugin objects of before a reload, and the exchanges that may still call them.
+        self._unused: list[tuple[Any, list[Forward]]] = []
+        self._ending: asyncio.Task[None] | None = None
+        #: Probes and sources that are ending.
+        self._closings: set[asyncio.Task[None]] = set()
 
     @property
     def table(self) -> Table:
@@ -81,7 +80,7 @@ class Serving:
     # Taking a configuration
 
     async def begin(self, stopped: asyncio.Event) -> None:
-        """Serves the first configuration.
+        """Serves the first configuration; accepts nobody if `stopped` is set meanwhile.
 
         Raises:
             StartError: a socket or a plugin does not let it.
@@ -104,8 +103,12 @@ class Serving:
         await self._ready(self.keepers, stopped)
         for pool in self.table.pools.values():
             pool.started()
-        await self.listening.become(config, self.runtime)
-        self.runtime.observers.table_swapped(self.table.version)
+        made = await self.listening.prepare(config, self.runtime)
+        if not stopped.is_set():
+            await self.listening.become(config, self.runtime, made, announce=False)
+            self.runtime.observers.table_swapped(self.table.version)
+        else:
+            self.listening.forget([], made)
 
     async def take(self, prepare: Callable[[Staged], Staged | None], stopped: asyncio.Event) -> bool:
         """Serves another configuration in place of the one of now; one call at a time.
@@ -120,14 +123,18 @@ class Serving:
             StartError: a socket or a plugin does not let it. Nothing has changed then.
             Exception: whatever `prepare` raised.
         """
-        staged = await _aside(prepare, self.staged)
+        staged = await aside(prepare, self.staged)
         if staged is None:
             return False
+        assert self.runtime is not None
         config = staged.prepared.config
-        opened = self.listening.open(config)
         keepers: dict[str, Keeper] = {}
         begun: list[Any] = []
+        made: dict[Key, Listener] = {}
+        # A host name among the addresses is looked up, which may take its time.
+        opened = await aside(self.listening.open, config)
         try:
+            made = await self.listening.prepare(config, self.runtime)
             begun = await self._lives.begin(staged.prepared)
             keepers = self._keepers(staged)
             await self._ready(keepers, stopped)
@@ -135,15 +142,17 @@ class Serving:
             for keeper in keepers.values():
                 await keeper.close()
             await self._lives.end(begun)
-            self.listening.forget(opened)
+            for plugin in begun:
+                self.muted.pop(id(plugin), None)
+            self.listening.forget(opened, made)
             raise
-        assert self.runtime is not None
-        before = [self._swap(staged, keepers)]
-        await self.listening.become(config, self.runtime)
+        under_way = self.listening.under_way()
+        before = [self._swap(staged, keepers, under_way)]
+        await self.listening.become(config, self.runtime, made)
         self.runtime.observers.table_swapped(staged.table.version)
-        self._retire(before[0])
+        self._retire(before[0], under_way)
         # Thousands of small objects: whoever lets go of them last pays for it.
-        await _aside(lambda gone: gone.clear(), before)
+        await aside(lambda gone: gone.clear(), before)
         return True
 
     def _observers(self) -> Observers:
@@ -157,7 +166,13 @@ class Serving:
         for name, pool in staged.made.items():
             membership = Membership(self.overrides.setdefault(name, {}))
             keepers[name] = Keeper(
-                pool, self.runtime, membership, muted=self._mute, break_off=self.listening.break_off, rng=self._rng
+                pool,
+                self.runtime,
+                membership,
+                muted=self._mute,
+                break_off=self.listening.break_off,
+                closing=self._close_soon,
+                rng=self._rng,
             )
             self._settle(keepers[name], staged)
         return keepers
@@ -189,8 +204,8 @@ class Serving:
         waiting.cancel()
         await asyncio.gather(waiting, stop, return_exceptions=True)
 
-    def _swap(self, staged: Staged, keepers: dict[str, Keeper]) -> Staged:
-        """The one moment in which everything changes. Returns what was in force."""
+    def _swap(self, staged: Staged, keepers: dict[str, Keeper], under_way: list[Forward]) -> Staged:
+        """The one moment in which everything changes, but for exchanges under way. Returns what was in force."""
         runtime, before = self.runtime, self.staged
         assert runtime is not None
         now = runtime.clock()
@@ -206,7 +221,8 @@ class Serving:
         gone = [keeper for name, keeper in self.keepers.items() if name not in staged.table.pools]
         self.keepers = {name: keepers.get(name) or self.keepers[name] for name in staged.table.pools}
         for keeper in gone:
-            runtime.spawn(keeper.retire())
+            self._close_soon(keeper.close())
+            runtime.spawn(keeper.retire([each for each in under_way if each.leads_to(keeper.pool)]))
         self._take_server(before)
         return before
 
@@ -221,29 +237,37 @@ class Serving:
             runtime.limit_heads(config.server.max_header_bytes, config.server.max_headers)
             for listener in self.listening:
                 listener.identify_clients()
+            for keeper in self.keepers.values():
+                keeper.forget_shapes()
 
     # What is left over
 
-    def _retire(self, before: Staged) -> None:
-        """Plugin objects that only the exchanges of before have a use for end once those are over."""
+    def _retire(self, before: Staged, under_way: list[Forward]) -> None:
+        """Each plugin object of before that has no use any more ends once the exchanges that may call it are over."""
         used = {id(made) for made in self.staged.prepared.plugins()}
         unused = [made for made in before.prepared.plugins() if id(made) not in used]
-        if unused:
-            self._unused.append((self.listening.under_way(), unused))
-            if len(self._unused) == 1:
-                assert self.runtime is not None
-                self.runtime.spawn(self._end_unused())
+        self._unused += [(made, [each for each in under_way if each.needs(made)]) for made in unused]
+        if self._unused and (self._ending is None or self._ending.done()):
+            self._ending = asyncio.create_task(self._end_unused())
 
     async def _end_unused(self) -> None:
         while self._unused:
-            # Whoever came later waits for no fewer exchanges, so that one look is enough.
-            exchanges, objects = self._unused[0]
-            while exchanges := [each for each in exchanges if not each.is_over]:  # noqa: ASYNC110 - a rare look
-                await asyncio.sleep(_LOOK)
-            await self._lives.end(objects)
-            for made in objects:
+            waiting = [(made, [each for each in users if not each.is_over]) for made, users in self._unused]
+            self._unused = [(made, users) for made, users in waiting if users]
+            over = [made for made, users in waiting if not users]
+            for made in over:
                 self.muted.pop(id(made), None)
-            self._unused.popleft()
+            if over and self._closings:
+                # A probe or a source may still be asking.
+                await asyncio.wait(self._closings)
+            await self._lives.end(over)
+            if self._unused:
+                await asyncio.sleep(_LOOK)
+
+    def _close_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
 
     def _mute(self, plugin: Any, error: Exception) -> None:
         # Once per plugin object: a selector that fails on every request must not fill the log.
@@ -267,26 +291,3 @@ class Serving:
         await self._lives.close()
         if self.runtime is not None:
             self.runtime.sweeper.close()
-
-
-async def _aside(work: Callable[[Any], Any], given: Any) -> Any:
-    """Runs `work` in a thread, so that requests are served meanwhile. The collector stays out of it: a look at all that
-    is being made would be felt by every one of them."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH)
-    gc.disable()
-    try:
-        return await asyncio.to_thread(work, given)
-    finally:
-        sys.setswitchinterval(interval)
-        freeze_memory()
-        gc.enable()
-
-
-def timeouts_of(config: Config) -> Iterator[float]:
-    """Every timeout of a configuration that connections are watched for, in seconds."""
-    for listener in config.listeners:
-        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
-    for pool in config.pools:
-        yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
-    yield from (route.timeout for route in config.routes)

@@ -59,7 +59,9 @@ def stage(prepared: Prepared, before: Staged | None) -> Staged:
         then = before.prepared.pools[name]
         if _settings(prepared, config) != _settings(before.prepared, then):
             fresh[name] = prepared.pool(config)
-        if specs[name] != before.specs[name] or _work(prepared, config) != _work(before.prepared, then):
+        if list(specs[name].items()) != list(before.specs[name].items()) or _work(prepared, config) != _work(
+            before.prepared, then
+        ):
             settled.append(name)
     version = before.table.version + 1 if before is not None else 1
     table = build_table(prepared.config, version=version, pools=pools, filters=prepared.filters)

@@ -73,8 +73,8 @@ class AskExplain(_Ask, frozen=True, tag="explain"):
     url: str
     #: Name and value of further header fields.
     headers: tuple[tuple[str, str], ...] = ()
-    #: Address that the request seems to come from.
-    client: str = "127.0.0.1"
+    #: Address that the request seems to come from; "" if it does not matter.
+    client: str = ""
 
 
 Question = AskStatus | AskReload | AskDrain | AskUndrain | AskWeight | AskExplain
@@ -93,7 +93,8 @@ class Answer(_Data, frozen=True):
 class EndpointStatus(_Data, frozen=True):
     """One endpoint.
 
-    `state` is "ready", "on probation", "ejected", "down", "not probed yet", "draining" or "removed".
+    `state` is "ready", "on probation", "ejected", "down", "not probed yet", "draining", "weight 0" or
+    "removed".
     """
 
     id: str

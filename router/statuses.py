@@ -11,12 +11,12 @@ from typing import Any
 
 from router.model import Endpoint
 from router.net.keeper import Keeper
-from router.net.sockets import raise_open_files
 from router.policy.health import Health
 from router.policy.membership import Membership
 from router.policy.pool import Pool
 from router.prepare import reference_name
 from router.serving import Serving
+from router.staging import Staged
 from router.status import ConfigStatus, EndpointStatus, ListenerStatus, PoolStatus, Status
 
 __all__ = ["describe", "status_of"]
@@ -32,19 +32,20 @@ def status_of(serving: Serving, *, now: float, started: float, file: str, refuse
         file: of the configuration; "" if there is none.
         refused: why the last reload was; "" if it was not.
     """
-    runtime = serving.runtime
+    # Taken once: a reload may come in between.
+    staged, keepers, runtime = serving.staged, serving.keepers, serving.runtime
     muted = {type(made).__name__: why for made, why in tuple(serving.muted.values())}
     return Status(
         version=_version(),
         pid=os.getpid(),
         uptime=now - started,
         draining=runtime is not None and runtime.draining,
-        config=ConfigStatus(file, serving.table.version, now - serving.since, refused),
+        config=ConfigStatus(file, staged.table.version, now - serving.since, refused),
         listeners=tuple(
             ListenerStatus(each.name, len(each.connections), each.is_paused, each.turned_away, each.refusals)
             for each in tuple(serving.listening)
         ),
-        pools=tuple(_pool(serving, pool, now) for pool in serving.table.pools.values()),
+        pools=tuple(_pool(staged, keepers.get(name), pool, now) for name, pool in staged.table.pools.items()),
         muted={**(runtime.observers.muted if runtime is not None else {}), **muted},
     )
 
@@ -54,10 +55,9 @@ def _version() -> str:
     return version("edge-router")
 
 
-def _pool(serving: Serving, pool: Pool, now: float) -> PoolStatus:
-    keeper: Keeper | None = serving.keepers.get(pool.name)
+def _pool(staged: Staged, keeper: Keeper | None, pool: Pool, now: float) -> PoolStatus:
     source = keeper.source if keeper is not None else None
-    config = serving.staged.prepared.pools[pool.name]
+    config = staged.prepared.pools[pool.name]
     return PoolStatus(
         name=pool.name,
         selection=reference_name(config.selection),
@@ -82,7 +82,7 @@ def _endpoints(pool: Pool, keeper: Keeper | None, discovery: str, now: float) ->
         source = discovery if found else "configuration"
         yield _endpoint(endpoint, now, plain.weight, words, source)
     for endpoint, since in tuple(pool.leaving.items()):
-        yield _endpoint(endpoint, now, endpoint.spec.weight, (), "", since)
+        yield _endpoint(endpoint, now, endpoint.spec.weight, (), "configuration", since)
 
 
 def _endpoint(
@@ -90,13 +90,15 @@ def _endpoint(
 ) -> EndpointStatus:
     health: Health = endpoint.health
     state, since = health.state(now), health.since
+    if state == "ready" and not endpoint.spec.weight:
+        state = "weight 0"
     if removed is not None:
         state, since = "removed", removed
     return EndpointStatus(
         id=endpoint.identity,
         url=str(endpoint.address),
         state=state,
-        cause=health.cause if removed is None else "requests under way finish",
+        cause=_cause(health.cause, state) if removed is None else "requests under way finish",
         since=None if since is None else now - since,
         load=endpoint.load,
         weight=endpoint.weight,
@@ -111,6 +113,13 @@ def _endpoint(
     )
 
 
+def _cause(said: str, state: str) -> str:
+    """What was said at the last change, without the word that the state says already."""
+    if state == "draining" and said.startswith("up"):
+        return ""
+    return said.removeprefix(state).removeprefix(":").strip()
+
+
 def describe(serving: Serving) -> list[str]:
     """One line per listener, pool and plugin, for the start."""
     prepared: Any = serving.staged.prepared
@@ -123,7 +132,6 @@ def describe(serving: Serving) -> list[str]:
         used.setdefault((entry.distribution, entry.version, entry.plugin), []).append(entry.name)
     for (distribution, version_, plugin), names in used.items():
         lines.append(f"plugin {plugin} ({distribution} {version_}): {', '.join(names)}")
-    lines.append(raise_open_files())
     return lines
 
 

@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from router.net.sockets import Sockets
 from router.net.systemd import Notifier
@@ -74,7 +76,9 @@ class Upgrader:
         sockets: handed on; their files are left alone afterwards.
         notifier: names the successor to the service manager.
         succeeded: called once the successor serves: this process is to stop accepting, and to end.
+        failed: called if it does not serve: this process goes on.
         environment: further variables for the successor.
+        lock: held meanwhile: what the successor is given must not change.
         command, seconds: as of `start_successor`.
     """
 
@@ -84,7 +88,9 @@ class Upgrader:
         notifier: Notifier,
         succeeded: Callable[[], None],
         *,
+        failed: Callable[[], None] = lambda: None,
         environment: Callable[[], Mapping[str, str]] = dict,
+        lock: AbstractAsyncContextManager[Any] | None = None,
         command: Sequence[str] = (),
         seconds: float = SECONDS,
     ) -> None:
@@ -92,6 +98,8 @@ class Upgrader:
         self._notifier = notifier
         self._succeeded = succeeded
         self._environment = environment
+        self._failed = failed
+        self._lock = lock or contextlib.nullcontext()
         self._command = command
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +119,11 @@ class Upgrader:
         else:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an upgrade is under way."""
+        return self._task is not None
+
     async def close(self) -> None:
         """This process is to end: a successor that is not ready yet ends too."""
         self._refusal = self._refusal or "this process is ending"
@@ -119,6 +132,13 @@ class Upgrader:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        try:
+            async with self._lock:
+                await self._upgrade()
+        finally:
+            self._task = None
+
+    async def _upgrade(self) -> None:
         log.info("upgrade: starting the version that is installed now")
         try:
             pid = await start_successor(
@@ -130,11 +150,10 @@ class Upgrader:
         except UpgradeError as error:
             log.error("no upgrade, this process serves on: %s", error)
             self._notifier.status(f"upgrade failed: {error}")
+            self._failed()
         else:
             self._refusal = f"process {pid} has taken over already"
             self._sockets.handed_over()
             self._notifier.main_pid(pid)
             log.info("upgrade: process %d serves; this one ends once its requests are answered", pid)
             self._succeeded()
-        finally:
-            self._task = None

@@ -20,8 +20,8 @@ import pytest
 
 from router.app import Router
 from router.config import Config, ListenerConfig, PoolConfig, RouteConfig
+from router.net.sweeper import timeouts_of
 from router.prepare import prepare
-from router.serving import timeouts_of
 
 PATIENCE = 20.0
 

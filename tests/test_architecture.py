@@ -43,7 +43,7 @@ LAYERS = [
     Layer(
         "router.policy router.policy.fields router.policy.normal router.policy.forwarded router.policy.targets"
         " router.policy.limits router.policy.plain router.policy.slowstart router.policy.quantiles"
-        " router.policy.adaptive",
+        " router.policy.adaptive router.policy.cookies",
         "",
         IMPURE,
     ),
@@ -70,8 +70,8 @@ LAYERS = [
     Layer("router.successor"),
     Layer("router.upgrade router.listening router.lives"),
     Layer("router.serving"),
-    Layer("router.statuses router.operating router.reloading"),
-    Layer("router.app", "uvloop msgspec"),
+    Layer("router.statuses router.operating router.reloading", "msgspec"),
+    Layer("router.app", "uvloop"),
     Layer("router.cli* router.demo router.__main__", "click rich rich_click msgspec"),
 ]
 #: The one place of these, whatever the layer allows.

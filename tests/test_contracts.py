@@ -29,6 +29,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "dns": {"name": "web.internal", "port": 80},
     "file": {"path": "servers.txt"},
     "http": {"url": "http://127.0.0.1:1/"},
+    "app_cookie": {"name": "session"},
+    "header": {"name": "X-Key"},
+    "query": {"name": "user"},
 }
 
 
@@ -38,7 +41,8 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.concern in LAWS], ids=str)
 def test_the_published_laws_hold(entry: Entry) -> None:
-    LAWS[entry.concern](entry.factory, entry.options())
+    needed = NEEDED.get(entry.name, {}) if entry.concern == "affinity" else {}
+    LAWS[entry.concern](entry.factory, entry.options(**needed))
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)

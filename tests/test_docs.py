@@ -26,13 +26,16 @@ from router.prepare import Prepared, prepare
 from router.testing import make_candidates, make_endpoints, make_exchange
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    "README.md",
-    *(
-        f"{at}/README.md"
-        for at in ("plugins", "examples", "examples/discovery", "examples/systemd", "examples/strategy", "loadtests")
-    ),
+FOLDERS = [
+    "plugins",
+    "loadtests",
+    "examples",
+    "examples/discovery",
+    "examples/shop",
+    "examples/systemd",
+    "examples/strategy",
 ]
+PAGES = ["README.md", *(f"{folder}/README.md" for folder in FOLDERS)]
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 README = TEXTS["README.md"]
 REFERENCE = README.partition("\n## Configuration\n")[2].partition("\n## ")[0]

@@ -56,6 +56,8 @@ class DnsOptions(Options, frozen=True):
             raise ValueError("SRV records name the port: leave port out")
         if self.records != "SRV" and not self.port:
             raise ValueError(f"{self.records} records name no port: set port, as in 8080")
+        if self.scheme == "https":
+            raise ValueError("scheme: TLS to endpoints is not supported yet; use http for now")
         for server in self.resolver:
             _server(server)
         if not 0 < self.timeout < float("inf"):

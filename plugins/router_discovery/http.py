@@ -58,6 +58,8 @@ class HttpOptions(Options, frozen=True):
             raise ValueError("headers: url names a user already, so Authorization means nothing: leave one of them out")
         if not _LEAST_INTERVAL <= self.interval < float("inf"):
             raise ValueError('interval is a time of at least 10 ms, such as "10s"')
+        if self.scheme == "https":
+            raise ValueError("scheme: TLS to endpoints is not supported yet; use http for now")
         if not 0 < self.timeout < float("inf"):
             raise ValueError('timeout is a time above 0, such as "5s"')
         if not 0 < self.wait <= 600:
@@ -90,7 +92,8 @@ class HttpSource:
         from router_discovery.asking import Asker
 
         self._voice.begin()
-        options, heard, last, clock = self._options, b"", None, get_running_loop().time
+        options, last, clock = self._options, None, get_running_loop().time
+        heard: bytes | None = None
         async with Asker(options, self._tls) as asker:
             while True:
                 asked = clock()

@@ -126,33 +126,57 @@ class Accepting:
         """Clients that were answered 503 because of the limit."""
         return self._surplus.count
 
-    async def start(self) -> None:
-        """Begins to accept.
+    async def prepare(self) -> None:
+        """Makes all that is needed to accept.
 
         Raises:
             OSError: the system does not let it.
         """
-        await self._serve(self._socket.dup())
+        await self._make_server(self._socket.dup())
 
-    async def _serve(self, copy: socket.socket) -> None:
+    async def start(self) -> None:
+        """Begins to accept. Raises OSError as `prepare`, which it calls if that was not done."""
+        if self._server is None:
+            await self.prepare()
+        assert self._server is not None
+        await self._server.start_serving()
+
+    async def _make_server(self, copy: socket.socket) -> None:
         try:
             self._server = await self._runtime.loop.create_server(
                 self._admit, sock=copy, backlog=_BACKLOG, start_serving=False
             )
-            await self._server.start_serving()
         except OSError:
             copy.close()
             raise
 
+    async def _serve(self, copy: socket.socket) -> None:
+        await self._make_server(copy)
+        assert self._server is not None
+        await self._server.start_serving()
+
     def stop(self) -> None:
         """No new connections. Clients are refused from now on, unless another process has the socket too."""
         self._stopped = True
-        self._close_server()
+        if self._server is not None:
+            self._close_server()
+            self._take_backlog()
         self._socket.close()
         self._surplus.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _take_backlog(self) -> None:
+        """Those whom the system has let in already are served: closing the socket would reset them."""
+        for _ in range(_BACKLOG):
+            try:
+                sock, _ = self._socket.accept()
+            except OSError:
+                return
+            sock.setblocking(False)
+            self._coming += 1
+            self._runtime.spawn(self._adopt(sock))
 
     def left(self) -> None:
         """To be called after a connection has gone."""

@@ -76,6 +76,14 @@ class ControlServer:
         #: Those that wait for a question.
         self._idle: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the path leads to this socket no more."""
+        try:
+            return _identity(self.path) != self._file
+        except OSError:
+            return True
+
     async def start(self, *, take_over: bool = False) -> None:
         """Begins to hear. The path leads to the new socket from one moment to the next; its mode is 0600.
 
@@ -88,7 +96,11 @@ class ControlServer:
         """
         sock, self._file = _open(self.path, take_over)
         self._is_open = True
-        self._server = await asyncio.start_unix_server(self._connected, sock=sock, limit=_QUESTION)
+        try:
+            self._server = await asyncio.start_unix_server(self._connected, sock=sock, limit=_QUESTION)
+        except OSError as error:
+            sock.close()
+            raise StartError(f"no control socket at {self.path}: {error.strerror or error}") from None
 
     def stop_accepting(self) -> None:
         """No new connections, and the path is free; a connection ends now, or after the answer under way."""

@@ -94,6 +94,8 @@ class Entry(Ask, eq=False):
         self.exchange.pool = pool.name
         if pool.affinity is not None:
             self._edits = True
+            if pool.strip is not None:
+                self._given = pool.strip(self._given)
         self._dispatch = Dispatch(pool, self.exchange, self._tokens is not None)
         self._advance(now)
 

@@ -36,7 +36,7 @@ async def run_filters(filters: Iterable[Any], exchange: Exchange) -> RouterError
     return None
 
 
-def changed_by_plugins(lines: bytes, exchange: Exchange, endpoint: Endpoint, pool: Pool) -> bytes:
+def changed_by_plugins(lines: bytes, exchange: Exchange, endpoint: Endpoint, pool: Pool, marked: bool) -> bytes:
     """A response's lines after affinity and the route's filters, these in reverse order.
 
     What says where the response ends is not theirs to see or to change; a field that could not be written is left out.
@@ -44,11 +44,12 @@ def changed_by_plugins(lines: bytes, exchange: Exchange, endpoint: Endpoint, poo
     Args:
         lines: as read_response gives them.
         endpoint: whose response it is.
+        marked: whether affinity is asked at all.
     """
     parts = [line.partition(b":") for line in lines.split(b"\r\n")[1:-1]]
     given = [(name, value.strip(b" \t")) for name, _, value in parts]
     fields = [field for field in given if field[0].lower() not in FRAMING]
-    if pool.affinity is not None:
+    if marked and pool.affinity is not None:
         try:
             pool.affinity.remember(endpoint, exchange, fields)
         except Exception as error:

@@ -7,6 +7,7 @@ makes no future and no task at all. Whatever happens, `_close` runs once and lea
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 from router.errors import ClientGone, ConnectError, Outpaced, RouterError
 from router.model import Attempt, Endpoint
@@ -105,9 +106,21 @@ class Forward(Entry, eq=False):
     def is_over(self) -> bool:
         return self._over
 
-    def is_at(self, endpoint: Endpoint) -> bool:
-        """Whether an attempt at this endpoint is under way."""
-        return self._dispatch is not None and any(attempt.endpoint is endpoint for attempt in self._dispatch.live)
+    def is_at(self, endpoints: Set[Endpoint]) -> bool:
+        """Whether an attempt at one of these endpoints is under way."""
+        return self._dispatch is not None and any(attempt.endpoint in endpoints for attempt in self._dispatch.live)
+
+    def leads_to(self, pool: Pool) -> bool:
+        """Whether this exchange uses a pool, or may yet."""
+        route = self.exchange.route
+        return route is not None and pool in route.pools
+
+    def needs(self, plugin: object) -> bool:
+        """Whether this exchange may still call a plugin object."""
+        if any(observer is plugin for observer, _ in self._tokens or ()):
+            return True
+        route = self.exchange.route
+        return route is not None and (any(each is plugin for each in route.filters) or route.leads_to(plugin))
 
     # The response
 

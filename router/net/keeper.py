@@ -7,19 +7,20 @@ did not change goes on: the same keeper lives as long as its pool.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Set
 from typing import Any
 
 from router.corekeys import ProbeKeys
 from router.errors import RouterError, UpstreamTimeout
 from router.model import Endpoint, EndpointSpec
+from router.net.forward import Forward
 from router.net.probes import Prober
 from router.net.runtime import Runtime, wake_soon
 from router.net.sources import SourceRun
 from router.policy.membership import Membership
+from router.policy.plain import NO_SHAPE
 from router.policy.pool import Pool
 
 __all__ = ["Keeper"]
@@ -31,6 +32,8 @@ _NEVER = float("inf")
 _HANDOVER = 5.0
 #: Seconds between two looks whether a pool that is gone is still in use.
 _LOOK = 0.1
+#: Seconds by which a timer comes after its time, so that it need not come twice.
+_LATE = 0.01
 #: Names in one line of the log.
 _NAMED = 5
 
@@ -40,7 +43,8 @@ class Keeper:
 
     Args:
         muted: told of each plugin that raised.
-        break_off: ends what is under way at an endpoint, and says how many exchanges that were.
+        break_off: ends what is under way at endpoints, and says how many exchanges that were.
+        closing: runs what ends a probe or a source, in the background.
         rng: for jitter.
     """
 
@@ -51,13 +55,15 @@ class Keeper:
         membership: Membership,
         *,
         muted: Callable[[Any, Exception], None],
-        break_off: Callable[[Endpoint, RouterError], int],
+        break_off: Callable[[Set[Endpoint], RouterError], int],
+        closing: Callable[[Coroutine[Any, Any, None]], None] | None = None,
         rng: random.Random,
     ) -> None:
         self.pool = pool
         self.membership = membership
         self._runtime = runtime
         self._break_off = break_off
+        self._closing = closing or runtime.spawn
         self._rng = rng
         self._drain_timeout = _NEVER
         self._probe: Any = None
@@ -66,6 +72,7 @@ class Keeper:
         self._discovery: Any = None
         self.source: SourceRun | None = None
         self._handover: asyncio.TimerHandle | None = None
+        self._cutting: asyncio.Handle | None = None
         self._closed = False
         pool.changed = self._changed
         pool.said = self._said
@@ -88,17 +95,19 @@ class Keeper:
     ) -> None:
         """Takes what is configured, for the first time or again."""
         self._drain_timeout = drain_timeout
+        self._look_at_leaving()
         self.membership.configured = configured
         self._watch(discovery, discovery_name)
-        self.apply()
+        # Before members change: those that come are asked by the probe that is to be.
         self._ask(probe, timing)
+        self.apply()
 
     def _watch(self, discovery: Any, name: str) -> None:
         if discovery is self._discovery:
             return
         self._discovery = discovery
         if self.source is not None:
-            self._runtime.spawn(self.source.close())
+            self._closing(self.source.close())
             self.source = None
         if discovery is None:
             self.membership.found = {}
@@ -112,7 +121,7 @@ class Keeper:
             return
         self._probe, self._timing = probe, timing
         if self._prober is not None:
-            self._runtime.spawn(self._prober.close())
+            self._closing(self._prober.close())
             self._prober = None
         if probe is not None:
             self._prober = Prober(self.pool, probe, timing, clock=self._runtime.clock, rng=self._rng)
@@ -124,6 +133,14 @@ class Keeper:
         for endpoint in self.pool.members.values():
             if endpoint.connections is not None:
                 endpoint.connections.stream_timeout = self.pool.timeouts.stream
+        # Limits may be wider now.
+        wake_soon(self.pool, self._runtime)
+
+    def forget_shapes(self) -> None:
+        """Heads are held to other limits: none is taken for good because of the one before."""
+        for endpoint in self.pool.members.values():
+            if endpoint.connections is not None:
+                endpoint.connections.shape = NO_SHAPE
 
     @property
     def has_to_wait(self) -> bool:
@@ -146,12 +163,16 @@ class Keeper:
             if work is not None:
                 await work.close()
 
-    async def retire(self) -> None:
-        """The pool is in no table any more: exchanges that have taken it go on, up to drain_timeout."""
+    async def retire(self, exchanges: list[Forward]) -> None:
+        """The pool is in no table any more.
+
+        Args:
+            exchanges: those that have taken it, or may yet; they go on, up to drain_timeout.
+        """
         await self.close()
         clock = self._runtime.clock
         over = clock() + self._drain_timeout
-        while self.pool.in_flight and clock() < over:  # noqa: ASYNC110 - counted where every nanosecond counts
+        while clock() < over and any(not each.is_over for each in exchanges):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         self._drain_timeout = 0.0
         self.pool.replace({}, clock())
@@ -165,10 +186,12 @@ class Keeper:
             return
         now = self._runtime.clock()
         before = dict(pool.members.items())
-        if self._prober is not None and not pool.starting and self._would_be_alone(wanted, now):
+        pending = self._handover is not None
+        if self._prober is not None and not pool.starting and (pending or self._would_be_alone(wanted, now)):
             # Nobody who stays is ready: those that leave serve until those that come were asked.
-            pool.replace({**{i: endpoint.spec for i, endpoint in before.items()}, **wanted}, now)
-            if self._handover is None:
+            kept = {i: e.spec for i, e in before.items() if not _serves(wanted.get(i))}
+            pool.replace({**kept, **{i: spec for i, spec in wanted.items() if i not in kept}}, now)
+            if not pending:
                 self._handover = self._runtime.loop.call_later(_HANDOVER, self._finish)
                 self._runtime.spawn(self._finish_soon(self._prober))
         else:
@@ -178,14 +201,14 @@ class Keeper:
 
     def _would_be_alone(self, wanted: Mapping[str, EndpointSpec], now: float) -> bool:
         members = self.pool.members
+        ready = [identity for identity, endpoint in members.items() if endpoint.health.is_ready(now)]
         new = any(identity not in members for identity in wanted)
-        left = any(identity not in wanted and endpoint.health.is_ready(now) for identity, endpoint in members.items())
-        stays = any(identity in wanted and endpoint.health.is_ready(now) for identity, endpoint in members.items())
-        return new and left and not stays
+        return new and bool(ready) and not any(_serves(wanted.get(identity)) for identity in ready)
 
     async def _finish_soon(self, prober: Prober) -> None:
         await prober.first_round()
-        self._finish()
+        if prober is self._prober:
+            self._finish()
 
     def _finish(self) -> None:
         """Those that were to leave do."""
@@ -237,17 +260,31 @@ class Keeper:
         wake_soon(self.pool, self._runtime)
 
     def _left(self, endpoint: Endpoint) -> None:
-        if self._drain_timeout < _NEVER:
-            self._runtime.loop.call_later(self._drain_timeout, functools.partial(self._cut, endpoint))
+        # Soon, and once for all that leave together.
+        if self._cutting is not None:
+            self._cutting.cancel()
+        self._cutting = self._runtime.loop.call_soon(self._look_at_leaving)
 
-    def _cut(self, endpoint: Endpoint) -> None:
-        """The time of a removed endpoint is over."""
-        if endpoint not in self.pool.leaving:
-            return
-        count = self._break_off(endpoint, UpstreamTimeout("its endpoint was removed, and drain_timeout is over"))
-        if count:
+    def _look_at_leaving(self) -> None:
+        """Cuts off what is under way at removed endpoints whose time is over, and comes again for the next one."""
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
+        now = self._runtime.clock()
+        over = {endpoint for endpoint, since in self.pool.leaving.items() if now >= since + self._drain_timeout}
+        if over:
+            count = self._break_off(over, UpstreamTimeout("its endpoint was removed, and drain_timeout is over"))
             what = f"{count} request{'s' * (count != 1)} cut off"
-            log.warning("pool %s, endpoint %s: drain_timeout is over: %s", self.pool.name, endpoint.identity, what)
+            names = _listed([endpoint.identity for endpoint in over])
+            log.warning("pool %s: drain_timeout is over for removed %s: %s", self.pool.name, names, what)
+        rest = [since for endpoint, since in self.pool.leaving.items() if endpoint not in over]
+        if rest and self._drain_timeout < _NEVER:
+            seconds = min(rest) + self._drain_timeout - now
+            self._cutting = self._runtime.loop.call_later(max(seconds, 0.0) + _LATE, self._look_at_leaving)
+
+
+def _serves(spec: EndpointSpec | None) -> bool:
+    return spec is not None and spec.state == "up" and spec.weight > 0
 
 
 def _listed(names: list[str]) -> str:

@@ -202,7 +202,8 @@ class Prober:
             # A random phase: the checks of a pool must not beat in time.
             self._plan_for(watch, timing.interval * chance)
             return
-        part = _FASTER if watch.endpoint.health.probed.changing else 1.0
+        probed = watch.endpoint.health.probed
+        part = _FASTER if probed is not None and probed.changing else 1.0
         self._plan_for(watch, timing.interval * part * (1 - _JITTER + 2 * _JITTER * chance))
 
     def _asked(self, watch: _Watch) -> None:

@@ -85,8 +85,9 @@ class Reply(msgspec.Struct, eq=False):
         """An endpoint's field lines after affinity, filters, and what the route sets and removes."""
         exchange = self.exchange
         route, pool = exchange.route, self._dispatch.pool
-        if route.filters or pool.affinity is not None:
-            lines = changed_by_plugins(lines, exchange, endpoint, pool)
+        marked = pool.affinity is not None and pool.marks(endpoint, exchange, lines)
+        if route.filters or marked:
+            lines = changed_by_plugins(lines, exchange, endpoint, pool, marked)
         return lines if route.rewriting is None else cast(bytes, route.rewriting.response(lines))
 
     def _relay_switch(self, switch: Switch, endpoint: Endpoint) -> None:

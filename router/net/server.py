@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Set
 
 from router.config import ListenerTimeouts
 from router.errors import RouterError
@@ -13,13 +14,14 @@ from router.model import Endpoint
 from router.net.accepting import Accepting
 from router.net.client import ClientConnection
 from router.net.runtime import Runtime
+from router.policy.plain import NO_SHAPE
 
 __all__ = ["Listener"]
 
 log = logging.getLogger("router")
 
 #: Turns of the loop after which an accepted socket is a connection.
-_TURNS = 3
+_TURNS = 5
 
 
 class Listener:
@@ -77,6 +79,10 @@ class Listener:
         """Clients that were answered 503 instead of being let in."""
         return self._accepting.turned_away
 
+    async def prepare(self) -> None:
+        """Makes all that is needed to accept. Raises OSError if the system does not let it."""
+        await self._accepting.prepare()
+
     async def start(self) -> None:
         """Begins to accept."""
         await self._accepting.start()
@@ -99,14 +105,15 @@ class Listener:
         self._accepting.limit = max_connections
 
     def identify_clients(self) -> None:
-        """Other proxies are trusted now: what was worked out about connections is asked again."""
+        """Other proxies are trusted, or other heads allowed: what was worked out about connections is asked again."""
         for connection in self.connections:
             connection.identify()
+            connection.shape = NO_SHAPE
 
-    def break_off(self, endpoint: Endpoint, error: RouterError) -> int:
-        """Ends what is under way at an endpoint; returns how many exchanges that were."""
+    def break_off(self, endpoints: Set[Endpoint], error: RouterError) -> int:
+        """Ends what is under way at endpoints; returns how many exchanges that were."""
         exchanges = [connection.forward for connection in self.connections if connection.forward is not None]
-        found = [exchange for exchange in exchanges if exchange.is_at(endpoint)]
+        found = [exchange for exchange in exchanges if exchange.is_at(endpoints)]
         for exchange in found:
             exchange.fail(error)
         return len(found)
@@ -131,7 +138,7 @@ class Listener:
         Returns:
             How many connections had to be cut because `seconds` were over.
         """
-        self._empty = asyncio.Event()
+        self._empty = self._empty or asyncio.Event()
         for _ in range(_TURNS):
             # What the system has accepted already becomes a connection in the next turns.
             await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from router.api import EndpointSource
@@ -55,25 +56,27 @@ class SourceRun:
         self._last: dict[str, EndpointSpec] | None = None
         #: Whether there was a good set since it was begun.
         self._worked = False
+        self._closed = False
         self.first = asyncio.Event()
         self.state = "no answer yet"
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
         """Ends the source; waits a little for it to clean up."""
+        self._closed = True
         self._task.cancel()
         await asyncio.wait((self._task,), timeout=_GRACE)
 
     async def _run(self) -> None:
         pause = _FIRST
-        while True:
+        while not self._closed:
             self._worked = False
             try:
                 await self._watch()
                 self._fails("it ended, which a source never does")
-            except asyncio.CancelledError:
-                raise
             except BaseException as error:
+                if self._closed:
+                    raise
                 # SystemExit too: a plugin may end its own work, never the router.
                 self._fails(cause_of(error))
             pause = _FIRST if self._worked else min(2 * pause, _LONGEST)
@@ -90,6 +93,9 @@ class SourceRun:
                 await close()
 
     def _took(self, specs: Any) -> None:
+        if self._closed:
+            # A source that did not notice that it was cancelled.
+            return
         try:
             found = _checked(specs)
         except (TypeError, ValueError) as error:
@@ -116,12 +122,12 @@ class SourceRun:
 def _checked(specs: Any) -> dict[str, EndpointSpec]:
     if not isinstance(specs, Iterable) or isinstance(specs, str | bytes):
         raise TypeError(f"it gave a {type(specs).__name__}; a source gives a list of EndpointSpec")
-    listed = list(specs)
-    wrong = next((item for item in listed if not isinstance(item, EndpointSpec)), None)
-    if wrong is not None:
-        raise TypeError(f"it gave a {type(wrong).__name__} among the endpoints; each is an EndpointSpec")
+    listed = list(islice(specs, _MOST + 1))
+    wrong = next((type(item).__name__ for item in listed if not isinstance(item, EndpointSpec)), "")
+    if wrong:
+        raise TypeError(f"it gave a {wrong} among the endpoints; each is an EndpointSpec")
     if len(listed) > _MOST:
-        raise ValueError(f"it gave {len(listed)} endpoints; at most {_MOST} are taken")
+        raise ValueError(f"it gave more than {_MOST} endpoints, which is the most that are taken")
     found = index_specs(listed)
     for identity, spec in found.items():
         if not identity.isprintable() or len(identity) > _LONGEST_NAME:

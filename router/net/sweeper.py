@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-__all__ = ["Sweeper", "Timed", "tick_for"]
+from router.config import Config
+
+__all__ = ["Sweeper", "Timed", "tick_for", "timeouts_of"]
 
 log = logging.getLogger("router")
 
@@ -34,6 +36,15 @@ class Timed(Protocol):
 def tick_for(timeouts: Iterable[float]) -> float:
     """Seconds between two looks for a configuration with these timeouts."""
     return min(_LONGEST, max(_SHORTEST, min(timeouts, default=_LONGEST) * _PART))
+
+
+def timeouts_of(config: Config) -> Iterator[float]:
+    """Every timeout of a configuration that connections are watched for, in seconds."""
+    for listener in config.listeners:
+        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
+    for pool in config.pools:
+        yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
+    yield from (route.timeout for route in config.routes)
 
 
 class Sweeper:

@@ -75,6 +75,7 @@ class Judging(Roster):
             self.place(endpoint, now)
 
     def _mute(self, detector: Detector, error: Exception) -> None:
+        self.silenced = (*self.silenced, detector)
         self.detectors = tuple(d for d in self.detectors if d is not detector)
         self.listens = self._measures or bool(self.detectors)
         self.muted(detector, error)

@@ -59,12 +59,16 @@ class Membership:
         """What is configured or found, without an operator's word.
 
         Raises:
-            LookupError: there is no such endpoint; the message names those that are near.
+            LookupError: there is no such endpoint.
         """
         spec = self.configured.get(identity) or self.found.get(identity)
         if spec is None:
             raise LookupError(identity)
         return spec
+
+    def undo(self, identity: str) -> bool:
+        """Takes back all that was set for an endpoint, there or not. True if anything was."""
+        return self.overrides.pop(identity, None) is not None
 
     def operate(self, identity: str, state: Literal["up", "drain"]) -> bool:
         """Sets an endpoint's state; what is configured anyway needs no override. True if anything has changed.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from router.api import Affinity, Detector, Selector
 from router.model import Candidates, Endpoint, Exchange
+from router.policy.cookies import cookie_stripper
 from router.policy.health import EjectionRule
 from router.policy.judging import Judging
 from router.policy.limits import Limits, Timeouts
@@ -34,6 +35,8 @@ _SETTINGS = (
     "_measures",
     "_selector_key",
     "has_key",
+    "strip",
+    "_due",
 )
 
 
@@ -47,6 +50,11 @@ class Pool(Judging):
         zone: the router's own, "" where zones are not preferred.
         on_unready: what a pin to an endpoint that is not ready comes to.
     """
+
+    #: Whether waiting exchanges are being woken right now.
+    waking = False
+    #: Attempts after the first, so far.
+    retries = 0
 
     def __init__(
         self,
@@ -83,19 +91,31 @@ class Pool(Judging):
         self._latency = Quantile(self.retry.hedge_share) if self.retry.hedge_share is not None else None
         self.on_unready = on_unready
         self.queue = Queue()
-        #: Whether waiting exchanges are being woken right now.
-        self.waking = False
         #: Exchanges admitted and not yet over.
         self.in_flight = 0
-        #: Attempts after the first, so far.
-        self.retries = 0
         #: Whether outcomes are samples of latency to anybody.
         self._measures = self._latency is not None or bool(limits.adaptive)
         #: Whether outcomes are wanted.
         self.listens = self._measures or bool(self.detectors)
+        #: Takes the affinity's own cookies out of a request head; None if there are none.
+        self.strip = cookie_stripper(getattr(affinity, "strip_cookies", ()))
+        self._due = getattr(affinity, "due", None)
         self._selector_key: Any = getattr(selector, "key", None)
         #: Whether the selector hashes: it is asked for each exchange's key before it chooses.
         self.has_key = self._selector_key is not None
+
+    def marks(self, endpoint: Endpoint, exchange: Exchange, head: bytes) -> bool:
+        """Whether affinity may have something to add to an endpoint's response, of which this is the raw head."""
+        if self._due is None:
+            return self.affinity is not None
+        try:
+            return bool(self._due(endpoint, exchange, head))
+        except Exception as error:
+            self.muted(self.affinity, error)
+            return False
+
+    def uses(self, plugin: object) -> bool:
+        return plugin is self.affinity or super().uses(plugin)
 
     def resettle(self, fresh: Pool, now: float) -> None:
         """Takes the settings of a pool that was built anew and never used.

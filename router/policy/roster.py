@@ -42,7 +42,7 @@ class Roster(Seating):
         gone += [e for e, spec in moved if spec.url != e.spec.url and spec.address != e.address]
         left = set(gone)
         kept = [(endpoint, spec) for endpoint, spec in moved if endpoint not in left]
-        if not (gone or moved or len(wanted) > len(before)):
+        if not (gone or moved) and list(wanted) == list(before):
             return
         turned = [e for e, spec in kept if e.spec.state != spec.state != e.health.operator]
         for endpoint in gone:
@@ -61,6 +61,10 @@ class Roster(Seating):
         for endpoint in gone:
             self._forget(endpoint, now)
         self.updated()
+
+    def uses(self, plugin: object) -> bool:
+        """Whether exchanges call this plugin object through the pool."""
+        return plugin is self.selector or any(plugin is detector for detector in self.detectors)
 
     def operate(self, endpoint: Endpoint, state: Literal["up", "drain"], now: float) -> None:
         """Takes an operator's word."""
@@ -148,6 +152,8 @@ class Roster(Seating):
         adaptive = (self.limits.adaptive, self.limits.per_endpoint)
         for name in ("detectors", "limits", "ejection", "probe", "when_few_ready", "few_ready", "zone"):
             setattr(self, name, getattr(fresh, name))
+        self.silenced = tuple(each for each in self.silenced if each in self.detectors)
+        self.detectors = tuple(each for each in self.detectors if each not in self.silenced)
         self.slow_start.resettle(fresh.slow_start)
         if adaptive != (self.limits.adaptive, self.limits.per_endpoint):
             self._adaptive.clear()

@@ -103,6 +103,17 @@ class Route:
     def __repr__(self) -> str:
         return f"<Route {self.name} hosts={self.hosts} paths={self.paths}>"
 
+    @property
+    def pools(self) -> tuple[Any, ...]:
+        """Where its requests may go; none if it answers itself."""
+        if self.split is not None:
+            return tuple(pool for pool, _ in self.split.pools)
+        return (self.pool,) if self.pool is not None else ()
+
+    def leads_to(self, plugin: object) -> bool:
+        """Whether a pool of this route calls a plugin object."""
+        return any(pool.uses(plugin) for pool in self.pools)
+
 
 class _Paths:
     """The routes that one host can reach, by path."""

@@ -26,6 +26,9 @@ _TICK = 1.0
 class Seating:
     """What Roster is made upon: tiers and places. See Pool for the arguments."""
 
+    #: Detectors that raised and are asked no more.
+    silenced: tuple[Detector, ...] = ()
+
     def __init__(
         self,
         name: str,

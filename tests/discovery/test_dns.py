@@ -119,11 +119,11 @@ async def test_both_kinds_of_addresses(bench: Any) -> None:
     async with name_server() as server:
         server.records[NAME, "A"] = ["127.0.0.2"]
         server.records[NAME, "AAAA"] = ["::2", "::1"]
-        async with bench.following("dns", **options(server, records="A+AAAA", scheme="https")) as follower:
-            await follower.yields("https://127.0.0.2:8080", "https://[::1]:8080", "https://[::2]:8080")
+        async with bench.following("dns", **options(server, records="A+AAAA", scheme="http")) as follower:
+            await follower.yields("http://127.0.0.2:8080", "http://[::1]:8080", "http://[::2]:8080")
             # One kind alone is no empty answer.
             server.records[NAME, "AAAA"] = []
-            await follower.yields("https://127.0.0.2:8080")
+            await follower.yields("http://127.0.0.2:8080")
         async with bench.following("dns", **options(server, records="AAAA")) as follower:
             await follower.says("web.example.test: no AAAA records; to let that empty the pool")
 

@@ -24,10 +24,9 @@ from router.configforms import parse_bind
 from router.net.runtime import Runtime
 from router.net.server import Listener
 from router.net.sockets import Sockets
-from router.net.sweeper import tick_for
+from router.net.sweeper import tick_for, timeouts_of
 from router.observe import Observers
 from router.prepare import prepare
-from router.serving import timeouts_of
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

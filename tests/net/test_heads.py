@@ -21,6 +21,7 @@ from router.errors import (
     VersionNotSupported,
 )
 from router.net.heads import RequestHeads, ResponseHeads, split_head
+from router.policy.destination import METHODS
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -170,3 +171,13 @@ def test_no_response_leaves_a_trace_in_the_parser(loop: asyncio.AbstractEventLoo
 def test_refusals_of_responses(loop: asyncio.AbstractEventLoop, head: bytes) -> None:
     with pytest.raises(ProtocolError):
         ResponseHeads(loop, 8192, 100).parse(head)
+
+
+async def test_the_methods_that_explain_knows_are_those_that_are_read() -> None:
+    heads = RequestHeads(asyncio.get_running_loop(), 32 << 10, 128)
+    for method in METHODS:
+        assert heads.parse(f"{method} /x HTTP/1.1\r\nHost: a\r\n\r\n".encode()).method == method
+    for method in ("BREW", "LIST", "get"):
+        assert method not in METHODS
+        with pytest.raises(RouterError):
+            heads.parse(f"{method} /x HTTP/1.1\r\nHost: a\r\n\r\n".encode())

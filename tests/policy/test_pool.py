@@ -1004,3 +1004,29 @@ def test_a_detector_that_returns_nonsense_is_muted(build: Build, now: float) -> 
         pool.told(pool.members["a"], WELL, now)
     assert muted == [("Confused", "observe returned bool, not Eject or None")]
     assert usable(pool, now) == "ab"
+
+
+def test_an_affinity_may_say_that_it_has_nothing_to_add(build: Build, now: float) -> None:
+    class Sticky:
+        answer: object = True
+
+        def find(self, members: object, exchange: object) -> None: ...
+
+        def remember(self, endpoint: object, exchange: object, headers: object) -> None: ...
+
+        def due(self, endpoint: Endpoint, exchange: object, head: bytes) -> bool:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return head.startswith(b"HTTP") and bool(self.answer)
+
+    sticky = Sticky()
+    pool, muted = build(1, affinity=sticky), []
+    pool.muted = lambda plugin, error: muted.append((plugin, error))
+    given = (next(iter(pool.members.values())), make_exchange())
+    assert pool.marks(*given, b"HTTP/1.1 200 OK\r\n")
+    sticky.answer = ""
+    assert not pool.marks(*given, b"HTTP/1.1 200 OK\r\n")
+    sticky.answer = ValueError("boom")
+    assert not pool.marks(*given, b"HTTP/1.1 200 OK\r\n")
+    assert muted == [(sticky, sticky.answer)]
+    assert not build(1).marks(*given, b"")
