@@ -33,6 +33,12 @@ def test_a_cookie_is_taken_out(before: bytes, after: bytes) -> None:
     assert strip(HEAD % before) == HEAD % after
 
 
+def test_a_cookie_of_another_name_that_holds_this_one_stays() -> None:
+    strip = cookie_stripper(["a.b", "c"])
+    assert strip is not None
+    assert strip(HEAD % b"Cookie: xa.b=1\r\n") == HEAD % b"Cookie: xa.b=1\r\n"
+
+
 def test_several_names_and_names_with_signs() -> None:
     strip = cookie_stripper(["a.b", "__Host-x"])
     assert strip is not None
@@ -41,3 +47,36 @@ def test_several_names_and_names_with_signs() -> None:
 
 def test_without_names_there_is_nothing_to_do() -> None:
     assert cookie_stripper(()) is None
+
+
+@pytest.mark.parametrize(
+    "spot",
+    [
+        "router=x; a=b",
+        "router=x;a=b",
+        "router=x;  a=b",
+        "router=x;",
+        "router=x; ",
+        "router=x; ;a",
+        "router=x;;a",
+        "router=x",
+        "a=b; router=x",
+        "a=b; router=x; c=d",
+        "a=1; router=x;c",
+        'a="; router=x"',
+    ],
+)
+@pytest.mark.parametrize("field", ["Cookie", "cookie", "COOKIE", "X-Cookie"])
+def test_the_short_way_and_the_long_one_agree(field: str, spot: str) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n%b: %b\r\nAccept: */*\r\n" % (field.encode(), spot.encode())
+    short, long = cookie_stripper(["router"]), cookie_stripper(["router", "other"])
+    assert short is not None
+    assert long is not None
+    assert short(head) == long(head)
+
+
+def test_a_head_without_the_name_stays_the_same_object() -> None:
+    strip = cookie_stripper(["session"])
+    assert strip is not None
+    head = HEAD % b"Cookie: a=b\r\n"
+    assert strip(head) is head
