@@ -646,3 +646,9 @@ def test_the_candidates_are_those_of_the_pool(seed: int) -> None:
         assert (found is None) == (not told.parts and not told.full)
         if found is not None:
             assert set(found) in ([set(part.candidates) for part in told.parts] or [set()])
+
+
+def test_a_method_that_is_never_read_goes_nowhere() -> None:
+    table = Table(1, RouteTable([Route("all", 0, None)]), {})
+    found = explain(table, make_exchange(method="BREW"), 1000.0)
+    assert (found.status, found.route) == (501, "")

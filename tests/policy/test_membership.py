@@ -89,3 +89,11 @@ def test_an_endpoint_that_is_not_there_is_refused(members: Membership, change: A
     with pytest.raises(LookupError, match="x"):
         change(members)
     assert members.overrides == {}
+
+
+def test_all_that_was_set_for_an_endpoint_can_be_undone_where_it_is_not(members: Membership) -> None:
+    members.operate("c", "drain")
+    members.found = {}
+    assert members.undo("c")
+    assert not members.undo("c")
+    assert members.overrides == {}

@@ -14,7 +14,9 @@ from router.policy.health import EjectionRule
 from router.policy.limits import Limits, Timeouts
 from router.policy.pool import Pool
 from router.policy.retry import Budget, RetryRule
+from router.policy.routes import Route
 from router.policy.slowstart import SlowStart
+from router.policy.split import Split
 from router.testing import make_exchange
 
 NAMES = "abc"
@@ -240,3 +242,17 @@ def test_what_has_left_is_known_until_its_last_lease_closes(serving: Callable[..
     assert gone == ["b"]
     pool.release(a, now)
     assert (gone, pool.leaving) == (["b", "a"], {})
+
+
+def test_a_route_knows_which_plugins_its_requests_may_call(serving: Callable[..., Pool]) -> None:
+    one, two, strict, sticky = serving(detectors=[First()]), serving(), First(), First()
+    two.affinity = sticky  # type: ignore[assignment]
+    plain = Route("plain", 0, one)
+    split = Route("split", 1, one, split=Split([(one, 1), (two, 1)]))
+    answer = Route("answer", 2, None)
+    assert (plain.pools, split.pools, answer.pools) == ((one,), (one, two), ())
+    assert plain.leads_to(one.selector)
+    assert plain.leads_to(one.detectors[0])
+    assert not plain.leads_to(sticky)
+    assert split.leads_to(sticky)
+    assert not split.leads_to(strict)
