@@ -422,7 +422,7 @@ class Service:
 
     @property
     def address(self) -> tuple[str, int]:
-        return ("127.0.0.1", int(self.starts[-1][1].partition("('127.0.0.1', ")[2].partition(")")[0]))
+        return ("127.0.0.1", int(self.starts[0][1].partition("('127.0.0.1', ")[2].partition(")")[0]))
 
     def upgrade(self) -> None:
         old = self.pid

@@ -157,7 +157,7 @@ def test_a_value_of_any_length_and_content_raises_nothing(kind: str) -> None:
         assert affinity.find(ALL, request(kind, value)) is (A if is_learnt else None)
 
 
-@given(value=some.text(some.characters(exclude_characters="\r\n"), max_size=80))
+@given(value=some.text(some.characters(codec="utf-8", exclude_characters="\r\n"), max_size=80))
 def test_whatever_a_client_sends_is_found_again_or_ignored(value: str) -> None:
     for kind in KINDS:
         affinity = made(kind)
