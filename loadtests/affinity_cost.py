@@ -18,7 +18,7 @@ from affinity_house import Abode, Pace, came
 from affinity_report import Played
 from bench_peers import Peer
 from bench_procs import BenchError, free_ports, wait_until_serving
-from bench_rounds import Bench, Load, Tally, Up, rotated
+from bench_rounds import Bench, Load, Up
 from bench_usage import rss_bytes
 from change_configs import POOL, all_alike, configuration, listener, pool, route
 from change_scenarios import BY_WEIGHT
@@ -145,7 +145,8 @@ def play_cost(site: Abode, pace: Pace) -> Played:
     if len(cookies) != len(servers):
         raise BenchError(f"{len(servers)} servers have {len(cookies)} cookies: {cookies}")
     scripts = {WITHOUT: cookies_script(()), SAME: cookies_script(cookies), WITH: cookies_script(cookies)}
-    tally = _in_turns(Bench(site.fleet, site.pins), up, load, scripts)
+    files = {name: _written(site.folder, f"of-{name}", script) for name, script in scripts.items()}
+    tally = bench_rounds.run_rounds(Bench(site.fleet, site.pins), up, load, files)
     if tally.errors:
         raise BenchError("\n".join(f"{name}: {said}" for name, all_said in tally.errors.items() for said in all_said))
     cpu = {name: [sample.cpu_us for sample in tally.samples[name]] for name in up}
@@ -174,18 +175,6 @@ def _start_router(site: Abode, name: str, servers: Sequence[str], affinity: str)
     process = site.fleet.start(name, [*site.pins.proxy, *line])
     wait_until_serving(process, port, "/", 100, 0)
     return Up(Peer(name, line, (), {}, {}, port), process)
-
-
-def _in_turns(bench: Bench, up: dict[str, Up], load: Load, scripts: dict[str, str]) -> Tally:
-    """As `bench_rounds.run_rounds` does, with a script for each."""
-    tally = Tally()
-    files = {name: _written(bench.fleet.folder, f"of-{name}", script) for name, script in scripts.items()}
-    for turn in range(load.rounds + 1):
-        for name in rotated(list(up), turn):
-            sample = bench_rounds._measure(bench, up[name], load, files[name], tally)
-            if sample and turn:
-                tally.samples.setdefault(name, []).append(sample)
-    return tally
 
 
 def _ratios(ones: Sequence[float], others: Sequence[float]) -> list[float]:

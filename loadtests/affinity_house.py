@@ -34,8 +34,8 @@ class Pace(NamedTuple):
     rounds: int
 
 
-FULL = Pace(Visits(200, 0.1, 50, 4), 2.4, 10_000, 1_000_000, 100_000, 2, 3, 15)
-QUICK = Pace(Visits(60, 0.1, 20, 8), 0.8, 500, 120_000, 30_000, 1, 2, 3)
+FULL = Pace(Visits(200, 0.1, 50, 4), 2.4, 10_000, 1_000_000, 100_000, 2, 1, 45)
+QUICK = Pace(Visits(60, 0.1, 20, 8), 0.8, 500, 120_000, 30_000, 1, 1, 6)
 
 
 class Abode(Site):

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import bench_peers as peers
@@ -141,8 +142,12 @@ class Tally:
             self.error_counts[name] = self.error_counts.get(name, 0) + max(count, 1)
 
 
-def run_rounds(bench: Bench, up: dict[str, Up], load: Load) -> Tally:
-    """Promises the samples of all rounds; a warm-up round comes first and leaves only its errors."""
+def run_rounds(bench: Bench, up: dict[str, Up], load: Load, scripts: Mapping[str, str] = MappingProxyType({})) -> Tally:
+    """Promises the samples of all rounds; a warm-up round comes first and leaves only its errors.
+
+    Args:
+        scripts: files for wrk, by the name of the proxy that is asked by them; others are asked as `load` says.
+    """
     tally = Tally()
     script = ""
     if load.post:
@@ -153,7 +158,8 @@ def run_rounds(bench: Bench, up: dict[str, Up], load: Load) -> Tally:
         say(f"round {turn} of {load.rounds}" if turn else "warm-up")
         seconds = load.seconds if turn else min(load.seconds, 2)
         for name in rotated(list(up), turn):
-            sample = _measure(bench, up[name], load._replace(seconds=seconds), script, tally)
+            asked = scripts.get(name, script)
+            sample = _measure(bench, up[name], load._replace(seconds=seconds), asked, tally)
             if sample and turn:
                 tally.samples.setdefault(name, []).append(sample)
     return tally

@@ -103,7 +103,8 @@ class Selector(Protocol):
 class Affinity(Protocol):
     """Keeps a session on its server. `find` sees every member, ready or not; the core alone checks usability.
 
-    Optional attribute: `strip_cookies`, names of cookies that never reach an endpoint. Optional method:
+    Optional attributes: `strip_cookies`, names of cookies that never reach an endpoint; `moves_only`, True if there is
+    nothing to remember where `find` was followed and left no note in `exchange.marks`. Optional method:
     `due(endpoint, exchange, head: bytes) -> bool`, asked before `remember` with the raw response head, lines and all;
     False spares the router taking the head apart.
     """

@@ -6,6 +6,7 @@ it; each has one writer, which its docstring names. The endpoint's own classes s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+_COOKIE = re.compile(rb"\r\n(?i:cookie):[ \t]*([^\r\n]*)")
 
 
 class Headers(Mapping[str, str]):
@@ -101,6 +104,18 @@ class Exchange(msgspec.Struct, eq=False):
     status: int = 0
     marks: dict[str, Any] | None = None
     _headers: Headers | None = None
+    _cookie: bytes | None = None
+    #: Where the value of the one Cookie field begins in the head that goes on; 0 if it has to be looked for.
+    cookie_at: int = 0
+
+    @property
+    def cookie(self) -> bytes:
+        """The value of the Cookie field as sent, b"" without one; several fields are joined (RFC 9113 §8.2.3)."""
+        found = self._cookie
+        if found is None:
+            fields = _COOKIE.findall(self.head)
+            found = self._cookie = b"; ".join(fields) if fields else b""
+        return found
 
     @property
     def headers(self) -> Headers:

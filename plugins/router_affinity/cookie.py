@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 import time
 from collections.abc import Callable
 from hmac import compare_digest
@@ -22,9 +21,7 @@ from router_affinity.cookie_value import LABEL, LENGTH, PUBLIC, Signer, issued_a
 __all__ = ["Cookie"]
 
 _NEVER = float("inf")
-_FIELD = re.compile(rb"\r\n[Cc][Oo][Oo][Kk][Ii][Ee]:([^\r]*)")
-_USUAL = (b"Cookie: ", b"cookie: ")
-_ENDS = (b";", b"\r")
+_ENDS = (b"", b";")
 #: Cookies of the name that are looked at in one request. Browsers send a few at most: one for each path and domain.
 _MOST_SENT = 8
 #: Values known to be good, at least; above, they are proved anew.
@@ -58,7 +55,6 @@ class Cookie:
     __slots__ = (
         "_after",
         "_ahead",
-        "_cut",
         "_folder",
         "_good",
         "_known_labels",
@@ -68,12 +64,17 @@ class Cookie:
         "_named",
         "_needle",
         "_options",
+        "_place",
         "_secure",
         "_signers",
+        "_size",
         "_step",
         "_wall",
         "strip_cookies",
     )
+
+    #: A client whose cookie is good and says where it was is told nothing.
+    moves_only = True
 
     def __init__(self, options: CookieOptions, tools: Tools, wall: Callable[[], float] = time.time) -> None:
         self.strip_cookies: tuple[str, ...] = () if options.pass_upstream else (options.name,)
@@ -84,8 +85,9 @@ class Cookie:
         self._ahead = _SKEW + self._step
         self._signers = tuple(Signer(secret.encode("utf-8", "surrogatepass")) for secret in options.secrets)
         self._needle = options.name.encode() + b"="
-        #: What stands before a cookie, its public part, its proof, and what stands behind.
-        self._cut = struct.Struct(f"2s {len(self._needle)}x {PUBLIC}s {LENGTH - PUBLIC}s c").unpack_from
+        #: Where the public part of a cookie is that stands alone, and how long name and value are.
+        self._place = slice(len(self._needle), len(self._needle) + PUBLIC)
+        self._size = len(self._needle) + LENGTH
         self._named = re.compile(rb"(?:\A|;)[ \t]*" + re.escape(self._needle) + rb"([^;]*)")
         self._after = _attributes(options)
         self._secure = {"always": ("http", "https"), "auto": ("https",), "never": ()}[options.secure]
@@ -93,7 +95,7 @@ class Cookie:
         #: Label -> whose it is, and who vouches for it.
         self._labels: dict[bytes, tuple[Endpoint, Signer]] = {}
         self._known_labels: dict[Endpoint, tuple[bytes, ...]] = {}
-        #: Label and time -> (proof, endpoint, settled until), of values that were proved.
+        #: Label and time -> (name and value, endpoint, settled until), of values that were proved.
         self._good: dict[bytes, tuple[bytes, Endpoint, float]] = {}
         #: What was written last, with its time of issue.
         self._last: dict[Endpoint, tuple[int, bytes]] = {}
@@ -116,33 +118,34 @@ class Cookie:
 
     def find(self, members: Members, exchange: Exchange) -> Endpoint | None:
         """The endpoint that the client's cookie names, or None."""
-        head, needle = exchange.head, self._needle
-        at = head.find(needle)
+        sent, needle = exchange.cookie, self._needle
+        known = self._good.get(sent[self._place])
+        if (
+            known is not None
+            and compare_digest(known[0], sent)
+            and members is self._members
+            and self._wall() < known[2]
+        ):
+            # Nothing but a cookie that was proved before.
+            return known[1]
+        at = sent.find(needle)
         if at < 0:
             return None
         if members is not self._members:
             self._adopt(members)
-        # The usual case, by cuts rather than by a pattern, which takes twice as long: the name once in all the head,
-        # where a browser puts it. All else is considered.
-        try:
-            before, public, proof, end = self._cut(head, at - 2)
-        except struct.error:
-            return self._consider(exchange)
-        known = self._good.get(public)
-        if known is not None and compare_digest(known[0], proof) and end in _ENDS and head.rfind(needle) == at:
-            line = head.rfind(b"\n", 0, at) + 1
-            usual = head.startswith(_USUAL, line) and (before == b"; " or at == line + len(b"Cookie: "))
-            if usual and self._wall() < known[2]:
+        # Among others, by cuts rather than by a pattern, which takes twice as long: once, and where a browser puts it.
+        # All else is considered.
+        end = at + self._size
+        if sent[end : end + 1] in _ENDS and sent.find(needle, end) < 0 and (not at or sent[at - 2 : at] == b"; "):
+            known = self._good.get(sent[end - LENGTH : end - LENGTH + PUBLIC])
+            if known is not None and compare_digest(known[0], sent[at:end]) and self._wall() < known[2]:
                 return known[1]
         return self._consider(exchange)
 
-    def due(self, endpoint: Endpoint, exchange: Exchange, head: bytes) -> bool:
-        """Whether `remember` has something to write: False for a client whose cookie is good and says where it was."""
-        return exchange.pinned is not endpoint or (exchange.marks is not None and _MARK in exchange.marks)
-
     def remember(self, endpoint: Endpoint, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
         """Appends Set-Cookie if it is due."""
-        if not self._signers or not self.due(endpoint, exchange, b""):
+        moved = exchange.pinned is not endpoint
+        if not self._signers or not (moved or (exchange.marks is not None and _MARK in exchange.marks)):
             return
         issued, rest = self._issue(endpoint, exchange)
         age = b"" if rest is None else b"; Max-Age=%d" % rest
@@ -160,7 +163,7 @@ class Cookie:
         would protect nobody, and would end the session for as long as the other one lasts.
         """
         now = self._wall()
-        sent = self._sent(exchange.head)
+        sent = self._sent(exchange.cookie)
         for value in sent:
             pin = self._proved(value, now)
             if pin is None:
@@ -172,9 +175,8 @@ class Cookie:
             return pin.endpoint
         return None
 
-    def _sent(self, head: bytes) -> list[bytes]:
-        values = (found[1] for field in _FIELD.finditer(head) for found in self._named.finditer(field[1]))
-        return list(islice(values, _MOST_SENT))
+    def _sent(self, cookie: bytes) -> list[bytes]:
+        return [found[1] for found in islice(self._named.finditer(cookie), _MOST_SENT)]
 
     def _proved(self, value: bytes, now: float) -> _Pin | None:
         """None if nobody vouches for this value, or its time is over."""
@@ -202,7 +204,7 @@ class Cookie:
     def _keep(self, value: bytes, pin: _Pin) -> None:
         if len(self._good) >= max(_LEAST_KNOWN, 2 * len(self._labels)):
             self._good.clear()
-        self._good[value[:PUBLIC]] = (value[PUBLIC:], pin.endpoint, pin.settled_until)
+        self._good[value[:PUBLIC]] = (self._needle + value, pin.endpoint, pin.settled_until)
 
     def _adopt(self, members: Members) -> None:
         """Makes the tables for a new membership; only who is new costs more than a look."""

@@ -89,13 +89,15 @@ class Entry(Ask, eq=False):
         at = given.find(b"\r\n")
         target, lines = rewriting.request(exchange.target, given[at:])
         self._given = f"{exchange.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape") + lines
+        exchange.cookie_at = 0
 
     def _enter(self, pool: Pool, now: float) -> None:
         self.exchange.pool = pool.name
         if pool.affinity is not None:
+            self._follows = pool.moves_only and not self._edits
             self._edits = True
-            if pool.strip is not None:
-                self._given = pool.strip(self._given)
+            if pool.strip is not None and (cookie := self.exchange.cookie):
+                self._given = pool.strip(self._given, cookie, self.exchange.cookie_at)
         self._dispatch = Dispatch(pool, self.exchange, self._tokens is not None)
         self._advance(now)
 

@@ -190,9 +190,10 @@ class Forward(Entry, eq=False):
 
     def _attempt_failed(self, attempt: Attempt, error: RouterError, *, sent: bool) -> None:
         dispatch = self._dispatch
-        dispatch.failed(attempt, error, sent, self._runtime.clock())
+        now = self._runtime.clock()
+        dispatch.failed(attempt, error, sent, now)
         self._tell_ended(attempt)
-        wake(dispatch.pool)
+        wake(dispatch.pool, now)
         self.advance()
 
     def _complete(self, conn: UpstreamConnection, now: float) -> None:
@@ -206,8 +207,8 @@ class Forward(Entry, eq=False):
             return
         self._over = True
         dispatch.close(now)
-        if dispatch.pool.queue.tickets:
-            wake(dispatch.pool)
+        if dispatch.pool.queue.waiting:
+            wake(dispatch.pool, now)
         closes = self.closes or (self.has_body and self._client.body is not None)
         self._client.done("close" if closes else "keep", now)
 
@@ -215,7 +216,7 @@ class Forward(Entry, eq=False):
         dispatch = self._dispatch
         dispatch.ended(attempt, error, now)
         self._tell_ended(attempt)
-        wake(dispatch.pool)
+        wake(dispatch.pool, now)
 
     def _cancel(self, verdict: Relay, now: float) -> None:
         """Ends the attempts that another one has beaten."""
@@ -254,8 +255,8 @@ class Forward(Entry, eq=False):
             dispatch.close(now)
             for attempt in live:
                 self._tell_ended(attempt)
-            if dispatch.pool.queue.tickets:
-                wake(dispatch.pool)
+            if dispatch.pool.queue.waiting:
+                wake(dispatch.pool, now)
         self._tell_over(error)
         self._client.done(self._end(error), now)
 

@@ -50,7 +50,7 @@ def open_exchange(
     plain = runtime.plain_requests.read(head, client)
     if plain is None or vouched is None:
         return _open_parsed(runtime.request_heads.parse(head), head, listener, client.peer, vouched, runtime)
-    method, target, host, length, given, closes = plain
+    method, target, host, length, given, closes, cookie_at, cookie = plain
     request_id = runtime.new_id()
     exchange = Exchange(
         method.decode(),
@@ -64,6 +64,9 @@ def open_exchange(
         runtime.clock(),
         request_id,
     )
+    if cookie_at:
+        exchange.cookie_at = cookie_at
+        exchange._cookie = cookie
     added = b"%b%b\r\n%b%b\r\n\r\n" % (vouched, host, runtime.via_and_id, request_id.encode())
     return exchange, given[:-2], added, length, False, closes, b""
 

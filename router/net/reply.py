@@ -47,6 +47,8 @@ class Reply(msgspec.Struct, eq=False):
     _dispatch: Any = None
     #: Whether anything changes the fields of an endpoint's response.
     _edits: bool = False
+    #: Whether nothing does where affinity's word was followed.
+    _follows: bool = False
     #: Whether a byte of an endpoint's response has been passed on.
     _passed_on: bool = False
     #: Whether pieces of the response are to be framed as chunks here.
@@ -65,9 +67,8 @@ class Reply(msgspec.Struct, eq=False):
         self._passed_on = True
         _, length, given, _, has_date, has_id = head
         exchange, runtime, client = self.exchange, self._runtime, self._client
-        if self._edits:
-            at = given.find(b"\r\n")
-            given = given[:at] + self._edited(given[at:-2], endpoint) + b"\r\n"
+        if self._edits and not (self._follows and exchange.pinned is endpoint and exchange.marks is None):
+            given = self._edited_head(given, endpoint)
         if client.leaves or (self.has_body and done and client.body is not None):
             self.closes = True
         if has_id or not has_date or length < 0 or self.closes or exchange.version < _HTTP_1_1:
@@ -81,11 +82,22 @@ class Reply(msgspec.Struct, eq=False):
         else:
             runtime.write(client.transport, data + body if body else data)
 
-    def _edited(self, lines: bytes, endpoint: Endpoint) -> bytes:
-        """An endpoint's field lines after affinity, filters, and what the route sets and removes."""
+    def _edited_head(self, head: bytes, endpoint: Endpoint) -> bytes:
+        """An endpoint's head after affinity, filters, and what the route sets and removes."""
+        marked = self._dispatch.pool.marks(endpoint, self.exchange, head)
+        if not marked and self.exchange.route.plain:
+            return head
+        at = head.find(b"\r\n")
+        return head[:at] + self._edited(head[at:-2], endpoint, marked) + b"\r\n"
+
+    def _edited(self, lines: bytes, endpoint: Endpoint, marked: bool) -> bytes:
+        """The same for field lines alone.
+
+        Args:
+            marked: whether affinity may have something to add.
+        """
         exchange = self.exchange
         route, pool = exchange.route, self._dispatch.pool
-        marked = pool.affinity is not None and pool.marks(endpoint, exchange, lines)
         if route.filters or marked:
             lines = changed_by_plugins(lines, exchange, endpoint, pool, marked)
         return lines if route.rewriting is None else cast(bytes, route.rewriting.response(lines))
@@ -94,7 +106,8 @@ class Reply(msgspec.Struct, eq=False):
         """Passes on that the endpoint switches to WebSocket."""
         self._passed_on = True
         lines, _, _, _, has_id = switch.head
-        lines = self._edited(lines, endpoint) if self._edits else lines
+        if self._edits:
+            lines = self._edited(lines, endpoint, self._dispatch.pool.marks(endpoint, self.exchange, lines))
         runtime = self._runtime
         added = runtime.via if has_id else b"%b%b\r\n" % (runtime.via_and_id, self.exchange.id.encode())
         self._client.write(b"".join((status_line(101), lines, added, SWITCH_LINES, b"\r\n")))

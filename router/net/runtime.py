@@ -142,14 +142,14 @@ class Runtime:
             endpoint.connections.close()
 
 
-def wake(pool: Pool) -> None:
+def wake(pool: Pool, now: float) -> None:
     """Lets waiting exchanges go on, first come first served, while there is room."""
     if pool.waking:
         # Called by one that was woken and ended at once: the loop below goes on with what that has freed.
         return
     pool.waking = True
     try:
-        while (ticket := pool.grant()) is not None:
+        while (ticket := pool.grant(now)) is not None:
             if ticket.wake is not None:
                 ticket.wake()
     finally:
@@ -158,17 +158,22 @@ def wake(pool: Pool) -> None:
 
 def wake_soon(pool: Pool, runtime: Runtime) -> None:
     """Exchanges that wait look again whether there is room: soon, and when time alone may make some."""
-    if pool.queue.tickets:
+    if pool.queue.waiting:
         # Not at once: whoever is woken may change the very state that is being told.
-        runtime.loop.call_soon(wake, pool)
+        runtime.loop.call_soon(_wake, pool, runtime)
         if pool.due < _NEVER:
             runtime.loop.call_later(pool.due - runtime.clock(), _turn, pool, runtime)
 
 
+def _wake(pool: Pool, runtime: Runtime) -> None:
+    wake(pool, runtime.clock())
+
+
 def _turn(pool: Pool, runtime: Runtime) -> None:
-    if pool.queue.tickets and runtime.clock() >= pool.due:
-        pool.tick(runtime.clock())
-        wake(pool)
+    now = runtime.clock()
+    if pool.queue.waiting and now >= pool.due:
+        pool.tick(now)
+        wake(pool, now)
 
 
 async def abandon_tasks(seconds: float) -> None:

@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterable
 
 __all__ = ["cookie_stripper"]
 
-#: What no cookie begins with.
-_NO_COOKIE = (b" ", b"\t", b";", b"\r")
+#: What no cookie begins with; b"" stands for the end of the field.
+_NO_COOKIE = (b" ", b"\t", b";", b"")
+_LINE = len(b"\r\nCookie: ")
+_SEMICOLON = 0x3B
 _FIELD = re.compile(rb"\r\n(?i:cookie)(:[^\r\n]*)")
 
 
-def cookie_stripper(names: Iterable[str]) -> Callable[[bytes], bytes] | None:
+def cookie_stripper(names: Iterable[str]) -> Callable[[bytes, bytes, int], bytes] | None:
     """What takes cookies of these names out of a request head; None without names.
 
-    The head is bytes of whole lines, the first of which is the request line. A Cookie field with nothing left goes too.
+    It is given the head, which is bytes of whole lines, the first of them the request line, and `cookie` and
+    `cookie_at` of the exchange. A Cookie field with nothing left goes too.
     """
     wanted = [name.encode() for name in names]
     if not wanted:
         return None
+    needle = wanted[0] + b"="
     # Behind the colon or a semicolon: a name within a value, or at the end of another name, is none.
     any_of = b"|".join(map(re.escape, wanted))
     pair = re.compile(rb"(?:(?<=:)|;)[ \t]*(?:%b)[ \t]*=[^;\r\n]*" % any_of)
@@ -34,37 +38,33 @@ def cookie_stripper(names: Iterable[str]) -> Callable[[bytes], bytes] | None:
         rest = value.lstrip(b":; \t")
         return found[0][: found.start(1) - found.start()] + b": " + rest if rest else b""
 
-    def strip(head: bytes) -> bytes:
-        if len(wanted) == 1:
-            at = head.find(wanted[0])
-            if at < 0:
-                return head
-            usual = _usual(head, at, wanted[0])
-            if usual is not None:
-                return usual
+    def strip_any(head: bytes, cookie: bytes, at: int) -> bytes:
         return _FIELD.sub(shortened, head)
 
-    return strip
+    def strip_one(head: bytes, cookie: bytes, at: int) -> bytes:
+        if at and cookie.startswith(needle) and _SEMICOLON not in cookie:
+            return head[: at - _LINE] + head[at + len(cookie) :]
+        if wanted[0] not in cookie:
+            return head
+        rest = _usual(cookie, cookie.find(needle), needle) if at else b""
+        return head[:at] + rest + head[at + len(cookie) :] if rest else _FIELD.sub(shortened, head)
+
+    return strip_one if len(wanted) == 1 else strip_any
 
 
-def _usual(head: bytes, at: int, name: bytes) -> bytes | None:
-    """The usual cases in a few slices: the name stands once, in a line of usual form. None if it is another.
+def _usual(cookie: bytes, at: int, needle: bytes) -> bytes:
+    """The other cookies in the usual cases, in a few slices; b"" in all others.
 
     Args:
-        at: where the name is.
+        at: where the needle, name and equals sign, is; negative if it is not.
     """
-    after = at + len(name)
-    if head[after : after + 1] != b"=" or head.find(name, after) >= 0:
-        return None
-    end = head.find(b"\r\n", after)
-    following = head.find(b";", after, end)
-    if head[at - 10 : at] in (b"\r\nCookie: ", b"\r\ncookie: "):
-        if following < 0:
-            return head[: at - 10] + head[end:]
-        # One blank, and then another cookie; all else is unusual.
-        plain = head[following + 1 : following + 2] == b" " and head[following + 2 : following + 3] not in _NO_COOKIE
-        return head[:at] + head[following + 2 :] if plain else None
-    line = head.rfind(b"\r\n", 0, at) + 2
-    if head[at - 2 : at] != b"; " or head[line : line + 7] not in (b"Cookie:", b"cookie:"):
-        return None
-    return head[: at - 2] + head[end if following < 0 else following :]
+    following = cookie.find(b";", at)
+    if at == 0:
+        # One blank, and then another cookie.
+        rest = cookie[following + 2 :]
+        plain = cookie[following + 1 : following + 2] == b" " and rest[:1] not in _NO_COOKIE
+    else:
+        plain = cookie[at - 2 : at] == b"; "
+        rest = cookie[: at - 2] + cookie[following:] if following >= 0 else cookie[: at - 2]
+    # A second one of the name, or a blank behind the name, is for the long way.
+    return rest if plain and needle[:-1] not in rest else b""

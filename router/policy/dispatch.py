@@ -49,6 +49,8 @@ class Dispatch(msgspec.Struct, eq=False):
     _sleeps: int = 0
     _slept: int = 0
     _ticket: Ticket | None = None
+    #: Whether it has waited for the session's server, which is full, for long enough.
+    _unpinned: bool = False
     _error: RouterError | None = None
 
     # What to do next
@@ -102,7 +104,7 @@ class Dispatch(msgspec.Struct, eq=False):
                 return None
             if now >= pool.due:
                 pool.tick(now)
-            if pool.queue.first() is ticket and pool.grant() is ticket:
+            if pool.grants(ticket, now):
                 self._ticket = None
                 self._admitted = True
                 return None
@@ -110,27 +112,31 @@ class Dispatch(msgspec.Struct, eq=False):
                 return Park(ticket, min(ticket.until, pool.due))
             pool.queue.leave(ticket)
             self._ticket = None
-            return answer(Overloaded("waited in the queue for too long"))
+            self._unpinned = ticket.endpoint is not None
+            return None if self._unpinned else answer(Overloaded("waited in the queue for too long"))
         if pool.has_room():
             pool.in_flight += 1
             self._admitted = True
             return None
         return self._park(now)
 
-    def _park(self, now: float) -> Action:
+    def _park(self, now: float, endpoint: Endpoint | None = None) -> Action:
+        """Waits for room: at this endpoint, or at any."""
         pool = self.pool
         until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
-        if len(pool.queue.tickets) >= pool.limits.queue:
+        if self._unpinned:
+            return answer(Overloaded("waited for the session's server, and the others are full"))
+        if pool.queue.waiting >= pool.limits.queue:
             return answer(Overloaded(f"the limit is reached, and {pool.limits.queue or 'none'} may wait"))
-        self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted))
+        self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted, endpoint=endpoint))
         return Park(self._ticket, min(until, pool.due))
 
     def _choose(self, now: float) -> Action:
         pool, exchange = self.pool, self.exchange
-        if pool.affinity is not None:
+        if pool.find is not None:
             pinned = self._pinned(now)
             if pinned is not None:
-                return pinned if isinstance(pinned, Answer) else self._open(pinned, now)
+                return pinned
         candidates = pool.candidates(exchange, now)
         if candidates is None:
             return answer(self._error or NothingReady(pool.count_ready()))
@@ -159,17 +165,21 @@ class Dispatch(msgspec.Struct, eq=False):
             pool.muted(pool.selector, error)
             return candidates[int(pool.rng.random() * len(candidates))]
 
-    def _pinned(self, now: float) -> Endpoint | Answer | None:
+    def _pinned(self, now: float) -> Action:
+        """What affinity's word comes to; None where it has none, or none that holds."""
         pool, exchange = self.pool, self.exchange
-        assert pool.affinity is not None
         if now >= pool.due:
             pool.tick(now)
         if not self._tries:
             try:
-                found = pool.affinity.find(pool.members, exchange)
-                if found is not None and not isinstance(found, Endpoint):
+                found = pool.find(pool.members, exchange)
+                if found is None:
+                    return None
+                if not isinstance(found, Endpoint):
                     raise TypeError(f"find returned {type(found).__name__}, not an Endpoint or None")
                 exchange.pinned = found
+                if found.home is pool.usual:
+                    return self._open(found, now)
             except Exception as error:
                 pool.muted(pool.affinity, error)
         endpoint = exchange.pinned
@@ -178,7 +188,11 @@ class Dispatch(msgspec.Struct, eq=False):
         if not pool.is_usable(endpoint, now):
             refuse = pool.on_unready == "refuse"
             return answer(NothingReady("the session's server is not ready")) if refuse else None
-        return endpoint if endpoint.load < endpoint.limit else None
+        if endpoint.load < endpoint.limit:
+            return self._open(endpoint, now)
+        if not self._unpinned and pool.queue.waiting < pool.limits.queue:
+            return self._park(now, endpoint)
+        return answer(Overloaded("the session's server is full")) if pool.on_unready == "refuse" else None
 
     def _open(self, endpoint: Endpoint, now: float) -> Attempt:
         pool, exchange = self.pool, self.exchange

@@ -86,15 +86,15 @@ class _PoolCase:
         pool = self.pool
         pinned, refuses, affinity = self._affinity()
         lined_up = line_up(pool, self._key(), self.now)
-        affine = pinned is not None or refuses
+        affine = pinned is not None or bool(refuses)
         choices = () if affine else tuple(map(self._choice, lined_up.parts))
-        waiting = self._waiting(lined_up, affine)
+        waiting = self._waiting(lined_up, affine, pinned)
         if waiting is not None:
             endpoint, status, decision = "", *_queued(waiting)
         elif pinned is not None:
             endpoint, status, decision = pinned.identity, None, pinned.identity
         elif refuses:
-            endpoint, status, decision = "", 503, "503: the session's server is not ready"
+            endpoint, status, decision = "", 503, f"503: the session's server is {refuses}"
         elif choices:
             status, (endpoint, decision) = None, _chosen(choices, self.name)
         else:
@@ -118,32 +118,37 @@ class _PoolCase:
 
     # Affinity
 
-    def _affinity(self) -> tuple[Endpoint | None, bool, str]:
-        """The endpoint that affinity decides for, whether it makes the pool refuse instead, and what it says."""
+    def _affinity(self) -> tuple[Endpoint | None, str, str]:
+        """The endpoint that affinity decides for, why it makes the pool refuse instead, and what it says."""
         pool = self.pool
         if pool.affinity is None:
-            return None, False, ""
+            return None, "", ""
         try:
             named = pool.affinity.find(pool.members, self.exchange)
         except Exception as error:
-            return None, False, f"{_raised(error)}; taken for none"
+            return None, "", f"{_raised(error)}; taken for none"
         if named is None:
-            return None, False, "names none"
+            return None, "", "names none"
         if not isinstance(named, Endpoint):
-            return None, False, f"named a {type(named).__name__}, which is no endpoint"
+            return None, "", f"named a {type(named).__name__}, which is no endpoint"
         self.exchange.pinned = named
         return self._pinned(named)
 
-    def _pinned(self, named: Endpoint) -> tuple[Endpoint | None, bool, str]:
-        words = f"pinned to {named.identity}"
-        if not self.pool.is_usable(named, self.now):
-            member = self.pool.members.get(named.identity) is named
+    def _pinned(self, named: Endpoint) -> tuple[Endpoint | None, str, str]:
+        pool, words = self.pool, f"pinned to {named.identity}"
+        then = "it is refused" if pool.on_unready == "refuse" else "another is chosen"
+        if not pool.is_usable(named, self.now):
+            member = pool.members.get(named.identity) is named
             reason = ailment(named, self.now) if member else "not in the pool any more"
-            refuses = self.pool.on_unready == "refuse"
-            return None, refuses, f"{words}: {reason}, so {'it is refused' if refuses else 'another is chosen'}"
-        if named.load >= limit_at(self.pool, named, self.now):
-            return None, False, f"{words}: full, so another is chosen"
-        return named, False, f"{words}, which is draining" if named.health.operator != "up" else words
+            return None, "not ready" if pool.on_unready == "refuse" else "", f"{words}: {reason}, so {then}"
+        if self._is_full(named):
+            if pool.queue.waiting < pool.limits.queue:
+                return named, "", f"{words}: full, so it waits for it, and then {then}"
+            return None, "full" if pool.on_unready == "refuse" else "", f"{words}: full, so {then}"
+        return named, "", f"{words}, which is draining" if named.health.operator != "up" else words
+
+    def _is_full(self, endpoint: Endpoint) -> bool:
+        return endpoint.load >= limit_at(self.pool, endpoint, self.now)
 
     def _key(self) -> int | None:
         """The selector's hash key; it stands in the exchange too, for the scores."""
@@ -205,19 +210,21 @@ class _PoolCase:
 
     # Limits and retries
 
-    def _waiting(self, lined_up: LineUp, affine: bool) -> Waiting | None:
+    def _waiting(self, lined_up: LineUp, affine: bool, pinned: Endpoint | None) -> Waiting | None:
         """Why the request is not sent at once; None if nothing is in its way. `affine`: affinity decides."""
         pool, limits = self.pool, self.pool.limits
         if pool.in_flight >= limits.in_flight:
             reason = f"the pool's limit of {limits.in_flight:g} requests is reached"
         elif pool.queue.tickets:
             reason = "others wait already"
+        elif pinned is not None and self._is_full(pinned):
+            reason = "the session's server is full"
         elif lined_up.full and not lined_up.parts and not affine:
             reason = "all endpoints that are ready are full"
         else:
             return None
         seconds = min(limits.queue_timeout, self.exchange.route.timeout)
-        return Waiting(reason, len(pool.queue.tickets), limits.queue, seconds if seconds < _NEVER else None)
+        return Waiting(reason, pool.queue.waiting, limits.queue, seconds if seconds < _NEVER else None)
 
     def _retries(self) -> Retries:
         pool, method = self.pool, self.exchange.method

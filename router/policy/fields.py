@@ -10,6 +10,7 @@ from router.errors import BadRequest, ProtocolError
 __all__ = [
     "CODING",
     "CONNECTION",
+    "COOKIE",
     "DATE",
     "DROP",
     "EXPECT",
@@ -32,7 +33,7 @@ TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 #: What is to be done with a field. Zero, the usual one: nothing. From HOST on: it goes on as it is.
-PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE, HOST, ONCE, VIA, HOPS = range(13)
+PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE, HOST, ONCE, VIA, HOPS, COOKIE = range(14)
 
 
 def _spellings(*names: bytes) -> dict[bytes, int]:
@@ -63,6 +64,7 @@ _ONCE = (b"content-location", b"content-range", b"content-type", b"etag", b"serv
 _REQUEST = {
     **dict.fromkeys(_ONCE, ONCE),
     b"host": HOST,
+    b"cookie": COOKIE,
     b"via": VIA,
     b"max-forwards": HOPS,
     **_spellings(*_VOUCHED),

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from router.policy.fields import (
     CODING,
     CONNECTION,
+    COOKIE,
     DATE,
     DROP,
     HOST,
@@ -48,8 +49,9 @@ BODY_TO_END = -2
 ResponseHead = tuple[int, int, bytes, bool, bool, bool]
 
 #: Method, target, Host, bytes of the body, the head without the fields that do not go on, and whether the client's
-#: connection closes after the response.
-RequestHead = tuple[bytes, bytes, bytes, int, bytes, bool]
+#: connection closes after the response; where in that head the value of the one Cookie field begins, and the value: 0
+#: and b"" if it has to be looked for.
+RequestHead = tuple[bytes, bytes, bytes, int, bytes, bool, int, bytes]
 
 #: The name of each field; one that is written in another way is not found.
 _NAMES = re.compile(rb"(?<=\n)([!#$%&'*+.^_`|~0-9A-Za-z-]++): [^\r\n]*+\r\n").findall
@@ -60,6 +62,7 @@ _VALUES = {
     LENGTH: rb"([0-9]{1,18}+)",
     CODING: rb"chunked",
     CONNECTION: rb"(?:keep-alive|(close))",
+    COOKIE: rb"([!-~][\t -~\x80-\xff]*+)",
 }
 #: What parsers take for more than it is: they refuse a WebSocket of before the standard, and some close for the other.
 _ODD = frozenset({b"sec-websocket-key1", b"proxy-connection"})
@@ -77,6 +80,8 @@ class Shape(NamedTuple):
     dropped: tuple[int, ...] = ()
     has_date: bool = False
     has_id: bool = False
+    #: Of the one Cookie field.
+    cookie: int = 0
 
 
 NO_SHAPE = Shape(re.compile(rb"(?!)").match)
@@ -136,6 +141,8 @@ class _Shapes(dict[tuple[bytes, ...], "Shape | int"]):
 
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
         codes = [self.codes[name] for name in names]
+        if codes.count(COOKIE) > 1:
+            codes = [PLAIN if code == COOKIE else code for code in codes]
         once = [name.lower() for name, code in zip(names, codes, strict=True) if code != PLAIN]
         if not self.allowed.issuperset(codes) or len({*once}) != len(once) or {LENGTH, CODING} <= {*codes}:
             return None
@@ -150,7 +157,7 @@ class _Shapes(dict[tuple[bytes, ...], "Shape | int"]):
                 line = b"(%b)" % line
                 group += 1
                 dropped.insert(0, group)
-            if code in (HOST, LENGTH, CONNECTION):
+            if code in (HOST, LENGTH, CONNECTION, COOKIE):
                 group += 1
             at[code] = group
             pattern += line
@@ -164,6 +171,7 @@ class _Shapes(dict[tuple[bytes, ...], "Shape | int"]):
             tuple(dropped),
             DATE in at,
             ID in at,
+            at.get(COOKIE, 0),
         )
 
 
@@ -172,7 +180,7 @@ class PlainRequests(_Shapes):
 
     first = rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!\"$-~]*+) HTTP/1\.1\r\n"
     codes = REQUEST_CODES
-    allowed = frozenset({PLAIN, ONCE, HOST, LENGTH, CONNECTION})
+    allowed = frozenset({PLAIN, ONCE, HOST, LENGTH, CONNECTION, COOKIE})
     dropped = frozenset({CONNECTION})
 
     def read(self, head: bytes, sender: Sender) -> RequestHead | None:
@@ -180,14 +188,17 @@ class PlainRequests(_Shapes):
         match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
             return None
-        _, host, length, _, close, dropped, _, _ = sender.shape
+        _, host, length, _, close, dropped, _, _, cookie = sender.shape
         if not host:
             return None
+        at = match.start(cookie) if cookie else 0
         if dropped:
             start, end = match.span(dropped[0])
             head = head[:start] + head[end:]
+            at -= end - start if start < at else 0
         size = int(match[length]) if length else 0
-        return match[1], match[2], match[host], size, head, bool(close and match[close])
+        sent = match[cookie] if cookie else b""
+        return match[1], match[2], match[host], size, head, bool(close and match[close]), at, sent
 
 
 class PlainResponses(_Shapes):
@@ -203,7 +214,7 @@ class PlainResponses(_Shapes):
         match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
             return None
-        _, _, length, chunked, close, dropped, has_date, has_id = sender.shape
+        _, _, length, chunked, close, dropped, has_date, has_id, _ = sender.shape
         for group in dropped:
             start, end = match.span(group)
             head = head[:start] + head[end:]

@@ -7,7 +7,7 @@ a member, and in which list, stands in roster.py.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any, Literal
 
 from router.api import Affinity, Detector, Selector
@@ -26,7 +26,6 @@ __all__ = ["Pool"]
 
 #: What `resettle` takes as it is.
 _SETTINGS = (
-    "affinity",
     "timeouts",
     "retry",
     "attempt_timeout",
@@ -35,8 +34,6 @@ _SETTINGS = (
     "_measures",
     "_selector_key",
     "has_key",
-    "strip",
-    "_due",
 )
 
 
@@ -81,7 +78,7 @@ class Pool(Judging):
             name, selector, detectors, limits, ejection, probe, when_few_ready, few_ready, zone, slow_start
         )
         self.rng = rng
-        self.affinity = affinity
+        self.stick(affinity)
         self.timeouts = timeouts or Timeouts()
         self.retry = retry or RetryRule()
         self.budget = budget or Budget()
@@ -97,19 +94,28 @@ class Pool(Judging):
         self._measures = self._latency is not None or bool(limits.adaptive)
         #: Whether outcomes are wanted.
         self.listens = self._measures or bool(self.detectors)
-        #: Takes the affinity's own cookies out of a request head; None if there are none.
-        self.strip = cookie_stripper(getattr(affinity, "strip_cookies", ()))
-        self._due = getattr(affinity, "due", None)
         self._selector_key: Any = getattr(selector, "key", None)
         #: Whether the selector hashes: it is asked for each exchange's key before it chooses.
         self.has_key = self._selector_key is not None
 
+    def stick(self, affinity: Affinity | None) -> None:
+        """Takes the affinity that exchanges are asked of from now on."""
+        self.affinity = affinity
+        #: Takes the affinity's own cookies out of a request head; None if there are none.
+        self.strip = cookie_stripper(getattr(affinity, "strip_cookies", ()))
+        #: Whether affinity writes nothing where its word was followed and it left no note.
+        self.moves_only = bool(getattr(affinity, "moves_only", False))
+        self.find: Any = getattr(affinity, "find", None)
+        self._due = getattr(affinity, "due", None)
+
     def marks(self, endpoint: Endpoint, exchange: Exchange, head: bytes) -> bool:
         """Whether affinity may have something to add to an endpoint's response, of which this is the raw head."""
+        if self.moves_only and exchange.pinned is endpoint and exchange.marks is None:
+            return False
         if self._due is None:
             return self.affinity is not None
         try:
-            return bool(self._due(endpoint, exchange, head))
+            return self._due(endpoint, exchange, head)  # type: ignore[no-any-return]
         except Exception as error:
             self.muted(self.affinity, error)
             return False
@@ -128,6 +134,7 @@ class Pool(Judging):
         self.budget.share, self.budget.reserve = fresh.budget.share, fresh.budget.reserve
         for name in _SETTINGS:
             setattr(self, name, getattr(fresh, name))
+        self.stick(fresh.affinity)
         self._resettle(fresh, now)
 
     # Time
@@ -152,8 +159,8 @@ class Pool(Judging):
         """Who can take the exchange now, in the one order; empty if all are full, None if nothing is ready."""
         if now >= self.due:
             self.tick(now)
-        elif self._usual:
-            return self._usual
+        elif self.usual:
+            return self.usual
         tiers = self.tiers
         tier = tiers[0] if len(tiers) == 1 else draw_tier(tiers, self._chance(exchange))
         found = None if tier is None else self._of_tier(tier)
@@ -202,6 +209,15 @@ class Pool(Judging):
         """Whether affinity may keep to this endpoint: healthy, draining or not. Room is asked apart."""
         return self.members.get(endpoint.identity) is endpoint and endpoint.health.is_healthy(now)
 
+    def _seat(self, endpoint: Endpoint, tier: Tier, company: Set[Endpoint], now: float) -> None:
+        super()._seat(endpoint, tier, company, now)
+        if self.queue.pinned:
+            self.queue.stir(endpoint)
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        super()._leave(endpoint)
+        self.queue.stir(endpoint)
+
     # Leases
 
     def acquire(self, endpoint: Endpoint, now: float) -> None:
@@ -224,18 +240,42 @@ class Pool(Judging):
     def has_room(self) -> bool:
         return not self.queue.tickets and self.in_flight < self.limits.in_flight
 
-    def grant(self) -> Ticket | None:
-        """Takes the first waiting exchange out of the queue if it can go on now."""
-        ticket = self.queue.first()
-        if ticket is None or (not ticket.admitted and self.in_flight >= self.limits.in_flight):
-            return None
-        if not any(self._of_tier(tier) for tier in self.tiers) and not self._on_trial():
-            return None
-        self.queue.pop()
+    def grant(self, now: float) -> Ticket | None:
+        """Takes out of the queue who has waited longest of those that can go on now."""
+        queue = self.queue
+        found = queue.first()
+        if found is not None and not self._can_go(found, now):
+            found = None
+        for ticket in queue.stirred() if queue.pinned else ():
+            if not self._can_go(ticket, now):
+                queue.settle(ticket)
+            elif found is None or ticket.number < found.number:
+                found = ticket
+        if found is not None:
+            self._grant(found)
+        return found
+
+    def grants(self, ticket: Ticket, now: float) -> bool:
+        """Takes this one out of the queue if it can go on now and nobody stands before it in its line."""
+        if not self.queue.is_next(ticket) or not self._can_go(ticket, now):
+            return False
+        self._grant(ticket)
+        return True
+
+    def _grant(self, ticket: Ticket) -> None:
+        self.queue.take(ticket)
         if not ticket.admitted:
             ticket.admitted = True
             self.in_flight += 1
-        return ticket
+
+    def _can_go(self, ticket: Ticket, now: float) -> bool:
+        endpoint = ticket.endpoint
+        if endpoint is not None:
+            # Where it cannot be used any more, nobody waits for it.
+            return endpoint.load < endpoint.limit or not self.is_usable(endpoint, now)
+        if not ticket.admitted and self.in_flight >= self.limits.in_flight:
+            return False
+        return any(self._of_tier(tier) for tier in self.tiers) or bool(self._on_trial())
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

@@ -77,7 +77,7 @@ class Roster(Seating):
         """Takes tiers out that have nobody, and finds whether one list answers all."""
         self.tiers = tuple(tier for tier in self.tiers if tier.members)
         plain = len(self.tiers) == 1 and self.tiers[0].is_plain and not self.few_ready
-        self._usual = self.tiers[0].candidates() if plain else Candidates()
+        self.usual = self.tiers[0].candidates() if plain else Candidates()
 
     def _into_tier(self, endpoint: Endpoint) -> None:
         priority = endpoint.spec.priority

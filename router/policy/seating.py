@@ -59,7 +59,7 @@ class Seating:
         #: The next moment at which time alone changes something.
         self.due = _NEVER
         #: The one list that usually answers `candidates`; always empty where tiers, zones or shares matter.
-        self._usual = Candidates()
+        self.usual = Candidates()
         #: Endpoints whose ejection lasts, and those that are ready.
         self._out: dict[Endpoint, None] = {}
         self._ready: set[Endpoint] = set()

@@ -60,9 +60,9 @@ def request(cookie: str | None = None, **more: Any) -> Exchange:
 
 
 def answer(affinity: Cookie, endpoint: Endpoint, exchange: Exchange) -> str | None:
-    """The Set-Cookie of an answer of this endpoint; None where nothing is written, which `due` has to know."""
+    """The Set-Cookie of an answer of this endpoint; None where nothing is written."""
     headers = [(b"Set-Cookie", b"router=theirs; Path=/"), (b"X", b"y")]
-    due = affinity.due(endpoint, exchange, b"HTTP/1.1 200 OK\r\nSet-Cookie: router=theirs; Path=/\r\n\r\n")
+    due = exchange.pinned is not endpoint or exchange.marks is not None
     affinity.remember(endpoint, exchange, headers)
     assert headers[:2] == [(b"Set-Cookie", b"router=theirs; Path=/"), (b"X", b"y")]
     assert [name for name, _ in headers[2:]] == [b"Set-Cookie"] * due

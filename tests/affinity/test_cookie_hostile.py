@@ -88,7 +88,6 @@ def test_no_mutation_is_believed_and_none_raises(ttl: float) -> None:
             continue
         exchange = request(mutated)
         assert made.find(MEMBERS, exchange) is None, mutated
-        assert made.due(ENDPOINTS[0], exchange, b"")
         headers: list[tuple[bytes, bytes]] = []
         made.remember(ENDPOINTS[0], exchange, headers)
         assert len(headers) == 1
@@ -153,7 +152,8 @@ def test_what_is_secret_is_compared_whole_and_in_constant_time(monkeypatch: pyte
         compared.clear()
         assert made.find(MEMBERS, request(wrong)) is None
         assert compared
-        assert set(compared) == {(value[PUBLIC:], wrong[PUBLIC:])}
+        secret, line = (value[PUBLIC:], wrong[PUBLIC:]), (b"router=" + value, b"router=" + wrong)
+        assert {secret, line} >= set(compared) >= {secret}
         assert made.find(MEMBERS, request(value)) is ENDPOINTS[0]
     # Nothing that a proof is part of is ever asked for in a table.
     assert {len(key) for key in (*made._good, *made._labels)} == {PUBLIC, LABEL}

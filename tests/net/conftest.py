@@ -340,7 +340,7 @@ class House:
         self.table = prepared.table(1, time.monotonic())
         self.pool = next(iter(self.table.pools.values()))
         if affinity is not None:
-            self.pool.affinity = affinity
+            self.pool.stick(affinity)
         self.runtime = Runtime(
             asyncio.get_running_loop(),
             self.table,

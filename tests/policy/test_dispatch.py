@@ -54,12 +54,12 @@ def answered(dispatch: Dispatch, now: float) -> RouterError:
 
 
 def idle(pool: Pool) -> bool:
-    return pool.in_flight == 0 and not pool.queue.tickets and not any(e.load for e in pool.members.values())
+    return pool.in_flight == 0 and not pool.queue.waiting and not any(e.load for e in pool.members.values())
 
 
-def wake(pool: Pool) -> list[Any]:
+def wake(pool: Pool, now: float) -> list[Any]:
     woken = []
-    while (ticket := pool.grant()) is not None:
+    while (ticket := pool.grant(now)) is not None:
         woken.append(ticket)
     return woken
 
@@ -545,11 +545,88 @@ def test_an_ejections_end_is_noted_before_a_pin_is_followed(build: Build, now: f
     assert a.health.ejection.probation
 
 
-def test_a_full_pin_is_passed_by(build: Build, now: float, scripted: Any) -> None:
+def test_where_nobody_may_wait_a_full_pin_is_passed_by(build: Build, now: float, scripted: Any) -> None:
     pool = build(2, affinity=scripted, limits=Limits(per_endpoint=1))
     scripted.pin = pool.members["a"]
     assert sent(start(pool), now).endpoint.identity == "a"
     assert sent(start(pool), now).endpoint.identity == "b"
+
+
+def test_a_session_waits_for_its_full_server(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, affinity=scripted, limits=Limits(per_endpoint=1, queue=2))
+    scripted.pin = pool.members["a"]
+    busy = start(pool)
+    under_way = sent(busy, now)
+    waiting = [start(pool) for _ in range(2)]
+    parked = [dispatch.next(now) for dispatch in waiting]
+    assert [action.ticket.endpoint for action in parked] == [scripted.pin] * 2
+    assert wake(pool, now) == []
+    # The others are not held up by them.
+    scripted.pin = None
+    other = start(pool)
+    assert sent(other, now).endpoint.identity == "b"
+    busy.ended(under_way, None, now)
+    assert pool.grant(now) is parked[0].ticket
+    assert sent(waiting[0], now).endpoint.identity == "a"
+    assert wake(pool, now) == []
+    assert waiting[1].next(now + 0.5) == parked[1]
+
+
+def test_a_session_that_has_waited_long_enough_goes_elsewhere(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, affinity=scripted, limits=Limits(per_endpoint=1, queue=2))
+    scripted.pin = pool.members["a"]
+    sent(start(pool), now)
+    waiting = [start(pool) for _ in range(2)]
+    assert all(isinstance(dispatch.next(now), Park) for dispatch in waiting)
+    # The queue is full: who comes now goes elsewhere at once.
+    elsewhere = [sent(start(pool), now), sent(waiting[0], now + 1)]
+    assert {attempt.endpoint.identity for attempt in elsewhere} == {"b", "c"}
+    assert isinstance(answered(waiting[1], now + 1), Overloaded), "it has waited once"
+    assert pool.queue.waiting == 0
+
+
+def test_a_session_that_must_not_move_is_refused_in_the_end(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, affinity=scripted, on_unready="refuse", limits=Limits(per_endpoint=1, queue=1))
+    scripted.pin = pool.members["a"]
+    sent(start(pool), now)
+    waiting = start(pool)
+    assert isinstance(waiting.next(now), Park)
+    assert isinstance(answered(start(pool), now), Overloaded)
+    assert isinstance(answered(waiting, now + 1), Overloaded)
+
+
+@pytest.mark.parametrize("way", ["out", "removed"])
+def test_nobody_waits_for_a_server_that_is_down(build: Build, now: float, scripted: Any, way: str) -> None:
+    pool = build(2, affinity=scripted, detectors=[scripted], limits=Limits(per_endpoint=1, queue=1))
+    a = scripted.pin = pool.members["a"]
+    sent(start(pool), now)
+    waiting = start(pool)
+    action = waiting.next(now)
+    assert isinstance(action, Park)
+    if way == "out":
+        scripted.eject(pool, a, now)
+    else:
+        pool.update([pool.members["b"].spec], now)
+    assert wake(pool, now) == [action.ticket]
+    assert sent(waiting, now).endpoint.identity == "b"
+
+
+def test_who_has_waited_longest_gets_the_place(build: Build, now: float, scripted: Any) -> None:
+    """Those that wait for any server and those that wait for one are served in the order in which they came."""
+    pool = build(1, affinity=scripted, limits=Limits(per_endpoint=1, queue=3))
+    a = pool.members["a"]
+    scripted.pin = a
+    busy = start(pool)
+    under_way = sent(busy, now)
+    parked = []
+    for pin in (a, None, a):
+        scripted.pin = pin
+        dispatch = start(pool)
+        parked.append((dispatch, dispatch.next(now)))
+    for dispatch, action in parked:
+        busy.ended(under_way, None, now)
+        assert pool.grant(now) is action.ticket
+        busy, under_way = dispatch, sent(dispatch, now)
 
 
 def test_an_affinity_that_raises_is_worked_around(build: Build, now: float, scripted: Any) -> None:
@@ -608,14 +685,14 @@ def test_the_queue_is_bounded_and_first_in_first_out(build: Build, now: float) -
     parked = [second.next(now), third.next(now)]
     assert all(isinstance(action, Park) and action.until == now + 5 for action in parked)
     assert isinstance(answered(fourth, now), Overloaded)
-    assert wake(pool) == []
+    assert wake(pool, now) == []
     first.close(now + 1)
-    assert wake(pool) == [parked[0].ticket]
+    assert wake(pool, now) == [parked[0].ticket]
     assert sent(second, now + 1)
     late = start(pool)
     assert isinstance(late.next(now + 1), Park), "newcomers never pass a waiting one"
     second.close(now + 2)
-    assert wake(pool) == [parked[1].ticket]
+    assert wake(pool, now) == [parked[1].ticket]
     assert sent(third, now + 2)
 
 
@@ -627,7 +704,7 @@ def test_a_parked_exchange_that_is_asked_early_stays_where_it_is(build: Build, n
     third.next(now)
     assert second.next(now + 0.5) == parked
     first.close(now + 0.6)
-    assert wake(pool) == [parked.ticket]
+    assert wake(pool, now) == [parked.ticket]
 
 
 def test_waiting_too_long(build: Build, now: float) -> None:
@@ -649,7 +726,7 @@ def test_waiting_past_the_deadline(build: Build, now: float) -> None:
     assert until == now + 2
     assert isinstance(answered(second, until), UpstreamTimeout)
     second.close(until)
-    assert not pool.queue.tickets
+    assert not pool.queue.waiting
 
 
 @pytest.mark.parametrize("granted", [False, True])
@@ -661,11 +738,11 @@ def test_a_parked_client_that_leaves(build: Build, now: float, granted: bool) ->
     parked = third.next(now)
     if granted:
         first.close(now)
-        assert len(wake(pool)) == 1
+        assert len(wake(pool, now)) == 1
     second.close(now)
     if not granted:
         first.close(now)
-    assert wake(pool) == [parked.ticket]
+    assert wake(pool, now) == [parked.ticket]
     third.close(now)
     assert idle(pool)
 
@@ -679,7 +756,7 @@ def test_an_admitted_exchange_waits_for_an_endpoint(build: Build, now: float) ->
     assert pool.in_flight == 2
     assert parked.ticket.admitted
     first.ended(attempt, None, now)
-    assert wake(pool) == [parked.ticket]
+    assert wake(pool, now) == [parked.ticket]
     assert sent(second, now).endpoint is attempt.endpoint
     first.close(now)
     second.close(now)
@@ -737,7 +814,7 @@ def test_a_waiting_exchange_is_woken_by_a_limit_that_rises(build: Build, now: fl
         # The other half of its room is taken again at once.
         pool.acquire(a, now + 1)
     assert a.limit == 21
-    assert wake(pool) == [parked.ticket]
+    assert wake(pool, now) == [parked.ticket]
     assert isinstance(late.next(now + 1), Attempt)
 
 

@@ -77,8 +77,8 @@ class Traffic(RuleBasedStateMachine):
         self.driven: list[Any] = []
         self.known: dict[Endpoint, Any] = {}
         self.gone: Counter[Endpoint] = Counter()
-        #: Tickets in the order in which they were parked.
-        self.line: list[Ticket] = []
+        #: Tickets in the order in which they were parked, by the endpoint that they wait for; None for any.
+        self.lines: dict[Endpoint | None, list[Ticket]] = {}
 
     @initialize(
         seed=st.integers(0, 1 << 16),
@@ -220,16 +220,23 @@ class Traffic(RuleBasedStateMachine):
     # The driver
 
     def wake(self) -> None:
-        while (ticket := self.pool.grant()) is not None:
-            assert ticket is self.line.pop(0), "not the first in the line"
+        while (ticket := self.pool.grant(self.now)) is not None:
+            for endpoint, line in self.lines.items():
+                passed = line and line[0].number < ticket.number
+                assert not (passed and endpoint is not None and self.is_free(endpoint)), "one that waits longer"
+            self.granted(ticket)
             assert ticket.wake is not None
             ticket.wake()
 
     def advance(self, driven: Any) -> None:
         driven.timer = None
         action = driven.dispatch.next(self.now)
-        if driven.ticket is not None and driven.ticket.granted and driven.ticket in self.line:
-            assert driven.ticket is self.line.pop(0), "not the first in the line"
+        ticket = driven.ticket
+        if ticket is not None and ticket.granted and ticket in self.line_of(ticket):
+            self.granted(ticket)
+        elif ticket is not None and getattr(action, "ticket", None) is not ticket and ticket in self.line_of(ticket):
+            assert self.now >= ticket.until
+            self.line_of(ticket).remove(ticket)
         if isinstance(action, Attempt):
             self.opened(driven, action)
         elif isinstance(action, Answer):
@@ -253,7 +260,7 @@ class Traffic(RuleBasedStateMachine):
         assert action.until <= action.ticket.until
         assert not driven.open
         if driven.ticket is not action.ticket:
-            self.line.append(action.ticket)
+            self.line_of(action.ticket).append(action.ticket)
         driven.ticket, driven.timer = action.ticket, action.until
         action.ticket.wake = lambda: self.advance(driven)
 
@@ -311,11 +318,24 @@ class Traffic(RuleBasedStateMachine):
             return
         driven.over = True
         driven.timer = None
-        if driven.ticket is not None and driven.ticket in self.line:
-            self.line.remove(driven.ticket)
+        if driven.ticket is not None and driven.ticket in self.line_of(driven.ticket):
+            self.line_of(driven.ticket).remove(driven.ticket)
         driven.dispatch.close(self.now)
         driven.dispatch.close(self.now)
         self.wake()
+
+    def line_of(self, ticket: Ticket) -> list[Ticket]:
+        return self.lines.setdefault(ticket.endpoint, [])
+
+    def granted(self, ticket: Ticket) -> None:
+        assert ticket is self.line_of(ticket).pop(0), "not the first in the line"
+        if ticket.endpoint is not None:
+            assert self.is_free(ticket.endpoint)
+
+    def is_free(self, endpoint: Endpoint) -> bool:
+        """Whether nobody has to wait for this endpoint: it has room, or cannot be used anyway."""
+        member = self.pool.members.get(endpoint.identity) is endpoint
+        return endpoint.load < endpoint.limit or not member or not self.known[endpoint].is_healthy(self.now)
 
     def under_way(self, *, on_wire: bool) -> list[tuple[Any, Attempt]]:
         """What waits for a response head, or to be sent."""
@@ -372,9 +392,9 @@ class Traffic(RuleBasedStateMachine):
             exchange.deadline = self.now + time
             driven = Driven(Dispatch(self.pool, exchange))
             self.driven.append(driven)
-            waiting = bool(self.line)
+            waiting = {endpoint for endpoint, line in self.lines.items() if line}
             self.advance(driven)
-            assert not (waiting and driven.attempts), "passed those who wait"
+            assert not (driven.attempts and {None, driven.attempts[0].endpoint} & waiting), "passed those who wait"
             if goes_out and driven.open:
                 self.send(driven, driven.open[0], body=False)
 
@@ -570,18 +590,25 @@ class Traffic(RuleBasedStateMachine):
         assert self.pool.in_flight == len(admitted) <= self.limits.in_flight
 
     def the_queue_is_the_line(self) -> None:
-        assert list(self.pool.queue.tickets) == self.line
-        assert len(self.line) <= self.limits.queue
+        queue, everybody = self.pool.queue, [ticket for line in self.lines.values() for ticket in line]
+        assert list(queue.tickets) == self.lines.get(None, [])
+        pinned = {endpoint: line for endpoint, line in self.lines.items() if endpoint is not None and line}
+        assert {endpoint: list(line) for endpoint, line in queue.pinned.items()} == pinned
+        assert len(everybody) == queue.waiting <= self.limits.queue
         waiting = {driven.ticket: driven.timer for driven in self.present if driven.ticket}
-        for ticket in self.line:
+        for ticket in everybody:
             assert self.now < ticket.until or self.now == waiting[ticket], "forgotten"
             assert waiting[ticket] is not None, "nobody would wake it"
 
     def nobody_waits_while_there_is_room(self) -> None:
-        if not self.line or (not self.line[0].admitted and self.pool.in_flight >= self.limits.in_flight):
-            return
         if self.now >= self.pool.due:
             # What became due after they were parked is noted when somebody looks, which their own end is at the latest.
+            return
+        assert not any(
+            line and endpoint is not None and self.is_free(endpoint) for endpoint, line in self.lines.items()
+        )
+        line = self.lines.get(None)
+        if not line or (not line[0].admitted and self.pool.in_flight >= self.limits.in_flight):
             return
         for account in self.offered():
             endpoint = account.endpoint
@@ -640,13 +667,13 @@ class Traffic(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         self.pass_time(10.0)
-        assert not self.line, "nobody waits for ever"
+        assert not any(self.lines.values()), "nobody waits for ever"
         for driven in self.driven:
             self.finish(driven)
         self.somebody_looks()
         assert not any(account.state == "out" for account in self.members if account.until <= self.now)
         assert self.pool.in_flight == 0
-        assert not self.pool.queue.tickets
+        assert not self.pool.queue.waiting
         assert not any(endpoint.load for endpoint in self.known)
         for driven in self.driven:
             assert all(attempt.final is not None for attempt in driven.attempts)

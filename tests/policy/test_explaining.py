@@ -326,6 +326,22 @@ def test_a_pin_that_cannot_be_kept(build: Build, now: float, scripted: Any) -> N
         "pinned to b: full, so another is chosen",
         "one of 2, as Rotating chooses",
     )
+    pool.limits.queue = 1
+    said = verdict(pool, now)
+    assert (said.affinity, said.decision, said.status) == (
+        "pinned to b: full, so it waits for it, and then another is chosen",
+        "waits up to 1 s: the session's server is full; 0 of 1 places of the queue taken",
+        None,
+    )
+    pool.limits.queue = 0
+    pool.on_unready = "refuse"
+    said = verdict(pool, now)
+    assert (said.affinity, said.decision, said.status) == (
+        "pinned to b: full, so it is refused",
+        "503: the session's server is full",
+        503,
+    )
+    pool.on_unready = "reselect"
     scripted.eject(pool, scripted.pin, now)
     assert verdict(pool, now).affinity == "pinned to b: ejected, so another is chosen"
     pool.on_unready = "refuse"

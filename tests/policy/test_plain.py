@@ -553,7 +553,35 @@ def test_any_target_is_read_as_the_parser_reads_it(sides: Both, text: str, apart
     ],
 )
 def test_what_a_request_says(head: bytes, said: tuple[Any, ...]) -> None:
-    assert learned(PlainRequests(128), head) == said
+    assert learned(PlainRequests(128), head) == (*said, 0, b"")
+
+
+@pytest.mark.parametrize(
+    ("lines", "cookie"),
+    [
+        (["Cookie: a=b"], b"a=b"),
+        (["cookie: a=b; c=d ", "X-Cookie: e"], b"a=b; c=d "),
+        (["Cookie: a=\xff"], b"a=\xff"),
+        # Several are joined where somebody asks for them.
+        (["Cookie: a=b", "Cookie: c=d"], b""),
+        ([], b""),
+        (["Cookie: a=b", "Connection: close"], b"a=b"),
+        (["Connection: keep-alive", "Cookie: a=b", "Accept: */*"], b"a=b"),
+    ],
+)
+def test_the_cookie_field_is_taken_out_of_a_request(lines: list[str], cookie: bytes) -> None:
+    found = learned(PlainRequests(128), get("Host: a", *lines))
+    assert found is not None
+    _, _, _, _, given, _, at, value = found
+    assert value == cookie
+    assert given[at : at + len(value)] == value
+    assert bool(at) == bool(value)
+    assert not at or given[at - 10 : at].lower() == b"\r\ncookie: "
+
+
+@pytest.mark.parametrize("line", ["Cookie: ", "Cookie:  a=b"])
+def test_a_cookie_field_that_begins_with_a_blank_is_left_to_the_parser(line: str) -> None:
+    assert learned(PlainRequests(128), get("Host: a", line)) is None
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def consistent(pool: Pool) -> None:
 def test_an_empty_pool_has_nobody(build: Build, now: float) -> None:
     pool = build(0)
     assert usable(pool, now) is None
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     assert "web" in repr(pool)
 
 
@@ -537,11 +537,11 @@ def test_the_only_ready_one_serves_though_on_probation(trial: Callable[..., Pool
         pool.acquire(a, now)
     assert a.limit == 1
     waiting = ticket(pool)
-    assert pool.grant() is waiting, "room for those who wait, too"
+    assert pool.grant(now) is waiting, "room for those who wait, too"
     pool.operate(a, "drain", now)
     assert usable(pool, now) is None
     waiting = ticket(pool)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
 
 
 def test_who_waits_goes_on_when_one_on_probation_is_the_last_with_room(trial: Callable[..., Pool], now: float) -> None:
@@ -550,10 +550,10 @@ def test_who_waits_goes_on_when_one_on_probation_is_the_last_with_room(trial: Ca
     for endpoint in (a, a, b, b):
         pool.acquire(endpoint, now)
     waiting = ticket(pool)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     pool.release(a, now)
     assert a.load == a.limit == 1
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
 
 
 def test_a_lower_tier_with_room_comes_before_probations_second_request(trial: Callable[..., Pool], now: float) -> None:
@@ -584,11 +584,11 @@ def test_panic_ignores_probation_as_it_ignores_all_health(build: Build, now: flo
     for _ in range(2):
         pool.release(a, now + 30)
         assert usable(pool, now + 30) == "a"
-        assert pool.grant() is None
+        assert pool.grant(now) is None
     pool.operate(b, "drain", now + 30)
     assert usable(pool, now + 30) == "a"
     waiting = ticket(pool)
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
 
 
 def test_a_tier_that_refuses_offers_nobody_on_probation_either(build: Build, now: float, scripted: Any) -> None:
@@ -608,7 +608,7 @@ def test_a_tier_that_refuses_offers_nobody_on_probation_either(build: Build, now
         pool.acquire(endpoint, now + 30)
     assert usable(pool, now + 30) == ""
     ticket(pool)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
 
 
 def test_what_was_cleared_or_ejected_again_is_on_probation_no_more(trial: Callable[..., Pool], now: float) -> None:
@@ -915,7 +915,7 @@ def ticket(pool: Pool, *, admitted: bool = False) -> Ticket:
     return pool.queue.park(Ticket(2000.0, admitted=admitted))
 
 
-def test_room_under_the_pools_limit(build: Build) -> None:
+def test_room_under_the_pools_limit(build: Build, now: float) -> None:
     pool = build(1, limits=Limits(in_flight=2, queue=5))
     assert pool.has_room()
     pool.in_flight = 2
@@ -923,18 +923,18 @@ def test_room_under_the_pools_limit(build: Build) -> None:
     pool.in_flight = 1
     waiting = ticket(pool)
     assert not pool.has_room(), "newcomers never pass a waiting one"
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
     assert pool.in_flight == 2
     assert waiting.admitted
-    assert pool.grant() is None
+    assert pool.grant(now) is None
 
 
-def test_grants_are_first_in_first_out_and_end_at_the_limit(build: Build) -> None:
+def test_grants_are_first_in_first_out_and_end_at_the_limit(build: Build, now: float) -> None:
     pool = build(1, limits=Limits(in_flight=2, queue=5))
     tickets = [ticket(pool) for _ in range(4)]
-    assert [pool.grant() for _ in range(3)] == [*tickets[:2], None]
+    assert [pool.grant(now) for _ in range(3)] == [*tickets[:2], None]
     pool.in_flight -= 1
-    assert pool.grant() is tickets[2]
+    assert pool.grant(now) is tickets[2]
 
 
 def test_an_admitted_ticket_waits_for_an_endpoint_alone(build: Build, now: float) -> None:
@@ -943,9 +943,9 @@ def test_an_admitted_ticket_waits_for_an_endpoint_alone(build: Build, now: float
     pool.in_flight = 1
     pool.acquire(a, now)
     waiting = ticket(pool, admitted=True)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     pool.release(a, now)
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
     assert pool.in_flight == 1
 
 
@@ -954,9 +954,9 @@ def test_a_grant_looks_at_every_tier(build: Build, now: float) -> None:
     pool.acquire(pool.members["a"], now)
     pool.acquire(pool.members["b"], now)
     waiting = ticket(pool)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     pool.release(pool.members["b"], now)
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
 
 
 def test_a_grant_knows_of_panics_wider_choice(build: Build, now: float) -> None:
@@ -968,10 +968,10 @@ def test_a_grant_knows_of_panics_wider_choice(build: Build, now: float) -> None:
     assert usable(pool, now) == "b"
     pool.acquire(b, now)
     waiting = ticket(pool, admitted=True)
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     pool.release(b, now)
     assert usable(pool, now) == "b"
-    assert pool.grant() is waiting
+    assert pool.grant(now) is waiting
 
 
 @pytest.mark.parametrize("rest", ["drained", "down"])
@@ -1030,3 +1030,22 @@ def test_an_affinity_may_say_that_it_has_nothing_to_add(build: Build, now: float
     assert not pool.marks(*given, b"HTTP/1.1 200 OK\r\n")
     assert muted == [(sticky, sticky.answer)]
     assert not build(1).marks(*given, b"")
+
+
+def test_an_affinity_may_have_nothing_to_add_where_it_was_followed(build: Build, now: float) -> None:
+    class Sticky:
+        moves_only = True
+
+        def find(self, members: object, exchange: object) -> None: ...
+
+        def remember(self, endpoint: object, exchange: object, headers: object) -> None: ...
+
+    pool = build(2, affinity=Sticky())
+    a, b = pool.members.values()
+    exchange = make_exchange()
+    assert pool.marks(a, exchange, b"")
+    exchange.pinned = a
+    assert not pool.marks(a, exchange, b"")
+    assert pool.marks(b, exchange, b"")
+    exchange.marks = {"sticky": 1}
+    assert pool.marks(a, exchange, b"")

@@ -246,7 +246,7 @@ def test_what_has_left_is_known_until_its_last_lease_closes(serving: Callable[..
 
 def test_a_route_knows_which_plugins_its_requests_may_call(serving: Callable[..., Pool]) -> None:
     one, two, strict, sticky = serving(detectors=[First()]), serving(), First(), First()
-    two.affinity = sticky  # type: ignore[assignment]
+    two.stick(sticky)  # type: ignore[arg-type]
     plain = Route("plain", 0, one)
     split = Route("split", 1, one, split=Split([(one, 1), (two, 1)]))
     answer = Route("answer", 2, None)

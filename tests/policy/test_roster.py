@@ -381,11 +381,11 @@ def test_a_higher_limit_lets_waiting_ones_go_on(build: Build, now: float) -> Non
         pool.acquire(a, now)
     assert usable(pool, now) == ""
     waiting = [pool.queue.park(Ticket(now + 9, admitted=False)) for _ in range(2)]
-    assert pool.grant() is None
+    assert pool.grant(now) is None
     before = a.limit
     while a.limit == before:
         pool.told(a, WELL, now)
-    assert pool.grant() is waiting[0]
+    assert pool.grant(now) is waiting[0]
 
 
 def test_an_update_keeps_what_was_found_out(build: Build, now: float) -> None:
