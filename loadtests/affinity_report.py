@@ -15,7 +15,8 @@ from fault_report import Verdict
 #: what a turn of the selector has begun with them it goes on with others.
 SLACK = 3
 #: Bytes of the process for each entry of a table, at most, and MiB that it may grow by besides, and once it is full.
-PER_ENTRY, BESIDES, GROWTH = 400, 8.0, 2.0
+#: Python makes the index of a table anew now and then: 2 MiB for 100 000 entries. Ids that stayed would take 100 MiB.
+PER_ENTRY, BESIDES, GROWTH = 400, 8.0, 4.0
 #: The largest CPU per request with the cookie, in parts of that without.
 RATIO = 1.06
 MIB = 1 << 20
