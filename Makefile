@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types pytest check bench hostile faults changes sticky clean
+.PHONY: help demo install test lint types pytest check bench hostile faults changes sticky tls clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ changes: $(INSTALLED) ## change everything under load and count what clients see
 
 sticky: $(INSTALLED) ## keep sessions where they are while servers come and go, and forge them (ARGS=--quick)
 	$(BIN)/python loadtests/affinity.py $(ARGS)
+
+tls: $(INSTALLED) ## measure TLS, swap certificates under load, try clients, testssl and ACME (ARGS=--quick)
+	$(BIN)/python loadtests/tls.py $(ARGS)
 
 clean: ## remove .venv and everything that tools leave behind
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

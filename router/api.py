@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from router.config import EndpointTls
 from router.model import (
     Attempt,
     Candidates,
@@ -57,14 +58,19 @@ class Tools:
         clock: monotonic seconds; the same clock that `now` arguments come from.
         rng: a generator of this plugin's own.
         folder: that of the configuration file; relative file names in options start here.
+        tls: how the pool speaks TLS with its servers: ca, server_name, certificate, key, verify, as configured; None
+            where nothing is.
     """
 
-    __slots__ = ("clock", "folder", "rng")
+    __slots__ = ("clock", "folder", "rng", "tls")
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, folder: Path = Path()) -> None:
+    def __init__(
+        self, clock: Callable[[], float], rng: random.Random, folder: Path = Path(), tls: EndpointTls | None = None
+    ) -> None:
         self.clock = clock
         self.rng = rng
         self.folder = folder
+        self.tls = tls
 
 
 #: Makes one plugin object of its options and tools.
@@ -132,7 +138,10 @@ class Detector(Protocol):
 class CertificateSource(Protocol):
     """Yields the complete set of certificates, again whenever it changes.
 
-    `challenges` maps an ACME token path to its body; it is asked before the routes while it is not empty.
+    `challenges` maps an ACME token path to its body; it is asked before the routes while it is not empty. Optional
+    method: `load() -> Sequence[Certificate]`, what stands already, without network and without writing; asked by
+    `router check` and before a socket opens, raises ValueError with every bad file. Optional attribute:
+    `needs_listeners`, True for a source that is asked back by those it asks: it is begun once listeners accept.
     """
 
     def watch(self, challenges: dict[str, bytes]) -> AsyncIterator[Sequence[Certificate]]: ...

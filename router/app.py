@@ -25,6 +25,7 @@ from router.operating import Operating, handed_over, to_hand_over
 from router.policy.table import Table
 from router.prepare import Prepared
 from router.reloading import Reloading
+from router.securing import secure
 from router.serving import Serving
 from router.staging import stage
 from router.status import Status
@@ -54,7 +55,7 @@ class Router:
         self._file = file
         self._watch = watch
         self._sockets = Sockets()
-        self._serving = Serving(stage(prepared, None), self._sockets, self)
+        self._serving = Serving(stage(prepared, None, secure(prepared)), self._sockets, self)
         self._notifier = Notifier()
         self._predecessor = Predecessor()
         #: Whether the control socket may be taken from a router that answers there.

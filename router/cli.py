@@ -185,12 +185,13 @@ def plugins(as_json: bool) -> None:
 @click.option(
     "--listen", type=read_bind, metavar="ADDR", default=_LISTEN, show_default=True, help="Address of the router."
 )
-def demo(listen: str) -> None:
+@click.option("--tls", is_flag=True, help="Answer https, with an authority of its own kept in ./router-tls.")
+def demo(listen: str, tls: bool) -> None:
     """Start three small example servers and the router in front of them, and show which one answers what."""
     from router.demo import run_demo
 
     _log("warning")
-    raise Exit(run_demo(listen))
+    raise Exit(run_demo(listen, tls))
 
 
 @router.command()

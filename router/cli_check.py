@@ -34,9 +34,11 @@ def check_file(file: Path, as_json: bool) -> int:
     """Checks one configuration file, prints the result on stdout and returns the exit code: 0 or 2."""
     from router.configfile import ConfigFaults
     from router.prepare import prepare_file
+    from router.securing import secure
 
     try:
         prepared = prepare_file(file)
+        secure(prepared)
     except ConfigFaults as error:
         return show_faults(error.faults, as_json)
     if as_json:

@@ -26,7 +26,10 @@ STARTER = """\
 [[listeners]]
 bind = "127.0.0.1:8080"  # where requests come in; ":8080" is every interface, "unix:/run/router.sock" a socket
 # max_connections = 10000  # open at once; above that, clients wait
-# timeouts = { header = "10s", idle = "75s", stream = "60s" }  # a head; between requests; between pieces of a body
+# tls = { certificates = [{ use = "files", paths = ["tls"] }], profile = "intermediate" }  # example: https
+# redirect_to_https = false  # true: answers all with the same address on the listener with tls
+# hsts = ""  # such as "max-age=31536000": browsers stay with https
+# timeouts = { handshake = "10s", header = "10s", idle = "75s", stream = "60s" }  # TLS; a head; idle; a body's pieces
 
 [[routes]]  # the first one that matches, in the order of the file, takes a request
 pool = "web"  # where its requests go
@@ -61,6 +64,7 @@ endpoints = ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]  # the servers: U
 # drain_timeout = "60s"  # for requests under way at a server that was removed
 # prefer_zone = false  # servers of the router's own zone first
 # timeouts = { connect = "2s", head = "30s", stream = "60s" }  # to connect; for the head; between pieces of a body
+# tls = { ca = "", server_name = "", certificate = "", key = "", verify = "full" }  # example: for https:// servers
 
 # [pools.limits]  # 0 is no limit
 # in_flight = 0  # requests under way at once

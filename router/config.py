@@ -29,11 +29,13 @@ __all__ = [
     "Config",
     "Duration",
     "EjectionConfig",
+    "EndpointTls",
     "HeadersConfig",
     "HedgeDelay",
     "LimitsConfig",
     "ListenerConfig",
     "ListenerTimeouts",
+    "ListenerTls",
     "PluginRef",
     "PluginsConfig",
     "PoolConfig",
@@ -59,7 +61,10 @@ PluginRef = str | dict[str, Any]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    def __repr__(self) -> str:
+        # Options of plugins hold secrets.
+        name = getattr(self, "name", "")
+        return f"{type(self).__name__}({name!r}, ...)" if name else f"{type(self).__name__}(...)"
 
 
 class ServerConfig(_Table, frozen=True):
@@ -77,13 +82,31 @@ class ServerConfig(_Table, frozen=True):
 
 
 class ListenerTimeouts(_Table, frozen=True):
+    handshake: Duration = Duration(10)
     header: Duration = Duration(10)
     idle: Duration = Duration(75)
     stream: Duration = Duration(60)
 
 
+class ListenerTls(_Table, frozen=True):
+    """How a listener speaks TLS. Files are relative to the configuration's folder."""
+
+    certificates: tuple[PluginRef, ...]
+    #: Mozilla's: TLS 1.2 and 1.3, or 1.3 alone.
+    profile: Literal["intermediate", "modern"] = "intermediate"
+    #: A name whose certificate is shown to clients that ask for an unknown name or none.
+    default: str = "refuse"
+    client_auth: Literal["off", "optional", "required"] = "off"
+    client_ca: str = ""
+
+
 class ListenerConfig(_Table, frozen=True):
     bind: str
+    tls: ListenerTls | None = None
+    #: Answers everything with the same address on the first listener with TLS.
+    redirect_to_https: bool = False
+    #: The value of Strict-Transport-Security (RFC 6797).
+    hsts: str = ""
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     timeouts: ListenerTimeouts = ListenerTimeouts()
 
@@ -178,6 +201,18 @@ class EjectionConfig(_Table, frozen=True):
     max_share: Share = Share(0.1)
 
 
+class EndpointTls(_Table, frozen=True):
+    """How endpoints with https:// are verified, and what the router shows them."""
+
+    #: A file of CAs; the system's without one.
+    ca: str = ""
+    #: The name that certificates have to be for; the host of the endpoint's URL without one.
+    server_name: str = ""
+    certificate: str = ""
+    key: str = ""
+    verify: Literal["full", "none"] = "full"
+
+
 class PoolConfig(_Table, frozen=True):
     name: str
     #: May be empty where `discovery` finds some; both mix.
@@ -197,6 +232,7 @@ class PoolConfig(_Table, frozen=True):
     timeouts: PoolTimeouts = PoolTimeouts()
     limits: LimitsConfig = LimitsConfig()
     retry: RetryConfig = RetryConfig()
+    tls: EndpointTls | None = None
 
 
 class PluginsConfig(_Table, frozen=True):

@@ -29,6 +29,7 @@ from router.configforms import (
 )
 from router.configfound import Found, check_each, check_longer_than_zero, check_plugin, check_plugins
 from router.configroutes import check_routes
+from router.configtls import check_listener_tls, check_pool_tls
 from router.faults import ConfigFaults, Fault, Source
 from router.model import EndpointSpec, parse_address
 from router.positions import Path
@@ -149,7 +150,9 @@ def _check_listeners(listeners: tuple[ListenerConfig, ...]) -> Iterator[Found]:
     binds: dict[int, Bind] = {}
     for index, listener in enumerate(listeners):
         path: Path = ("listeners", index)
-        yield from check_longer_than_zero(listener.timeouts, (*path, "timeouts"), ("header", "idle", "stream"))
+        waits = ("handshake", "header", "idle", "stream")
+        yield from check_longer_than_zero(listener.timeouts, (*path, "timeouts"), waits)
+        yield from check_listener_tls(listener, listeners, path)
         problem = bind_problem(listener.bind)
         if problem is not None:
             yield Found((*path, "bind"), *problem)
@@ -164,6 +167,7 @@ def _check_listeners(listeners: tuple[ListenerConfig, ...]) -> Iterator[Found]:
 
 def _check_pool(pool: PoolConfig, path: Path) -> Iterator[Found]:
     yield from _check_endpoints(pool, (*path, "endpoints"))
+    yield from check_pool_tls(pool, path)
     yield from check_longer_than_zero(pool.timeouts, (*path, "timeouts"), ("connect", "head", "stream"))
     yield from check_longer_than_zero(pool.limits, (*path, "limits"), ("queue_timeout",))
     yield from check_longer_than_zero(pool.retry, (*path, "retry"), ("attempt_timeout",))
@@ -205,8 +209,6 @@ def _check_endpoints(pool: PoolConfig, path: Path) -> Iterator[Found]:
             # The value stands before the message already, unless it is secret.
             yield Found(url, _QUOTED.sub(" ", str(error)))
             continue
-        if address.scheme == "https":
-            yield Found(url, "TLS to endpoints is not supported yet", "use http:// for now")
         earlier = seen.setdefault(spec.id or str(address), index)
         if earlier != index:
             what = (*entry, "id") if spec.id else url

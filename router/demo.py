@@ -7,6 +7,7 @@ outlives the demo, however that ends. The lines come from an observer, which any
 
 from __future__ import annotations
 
+import shlex
 import socketserver
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.config import Config
+    from router.config import Config, ListenerTls
 
 __all__ = ["ExampleServer", "ShowRequests", "run_demo"]
 
@@ -26,21 +27,24 @@ _NAMES = ("one", "two", "three")
 _COLOURS = {"one": "36", "two": "33", "three": "35"}
 #: Seconds that /slow takes: long enough to send more requests meanwhile.
 _SLOW = 2.0
+#: Where --tls keeps its authority, in the folder that the demo is started in: a browser is told of it only once.
+_TLS_FOLDER = "router-tls"
 #: Seconds that a server gets to end by itself.
 _PATIENCE = 3.0
 
 
-def run_demo(listen: str) -> int:
+def run_demo(listen: str, tls: bool = False) -> int:
     """Runs the servers and the router until Ctrl-C or SIGTERM; returns the exit code.
 
     Args:
         listen: address of the router, as in a listener's `bind`.
+        tls: whether the router answers https, with a certificate of an authority of its own.
     """
     servers: list[ExampleServer] = []
     try:
         for name in _NAMES:
             servers.append(ExampleServer(name))
-        return _route(listen, servers)
+        return _route(listen, servers, tls)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -48,12 +52,12 @@ def run_demo(listen: str) -> int:
             server.stop()
 
 
-def _route(listen: str, servers: Sequence[ExampleServer]) -> int:
+def _route(listen: str, servers: Sequence[ExampleServer], tls: bool) -> int:
     from router.app import Router, StartError
     from router.prepare import prepare
 
-    prepared = prepare(_config(listen, servers), None, Path.cwd())
-    introduction = iter([_introduction(listen, servers)])
+    prepared = prepare(_config(listen, servers, tls), None, Path.cwd())
+    introduction = iter([_introduction(listen, servers, tls)])
 
     def announce(_line: str) -> None:
         # The first line comes when the router is up; the demo has its own words for the rest.
@@ -71,31 +75,44 @@ def _route(listen: str, servers: Sequence[ExampleServer]) -> int:
     return 0
 
 
-def _config(listen: str, servers: Sequence[ExampleServer]) -> Config:
+def _config(listen: str, servers: Sequence[ExampleServer], tls: bool) -> Config:
     from router.config import Config, Duration, ListenerConfig, PoolConfig, RouteConfig, ServerConfig
     from router.model import EndpointSpec
 
     return Config(
         server=ServerConfig(shutdown_timeout=Duration(_SLOW + 1)),
-        listeners=(ListenerConfig(listen),),
+        listeners=(ListenerConfig(listen, tls=_tls(listen) if tls else None),),
         routes=(RouteConfig("web"),),
         pools=(PoolConfig("web", tuple(EndpointSpec(server.url, id=server.name) for server in servers)),),
         observers=("router.demo:ShowRequests",),
     )
 
 
-def _introduction(listen: str, servers: Sequence[ExampleServer]) -> str:
-    url = f"http://{listen}"
+def _tls(listen: str) -> ListenerTls:
+    from router.config import ListenerTls
+    from router.configforms import parse_bind
+
+    host = parse_bind(listen).host
+    own = [] if host in ("", "0.0.0.0", "::") else [host]
+    names = ["localhost", "127.0.0.1", "::1", *own]
+    return ListenerTls(certificates=({"use": "self_signed", "names": names, "folder": _TLS_FOLDER},))
+
+
+def _introduction(listen: str, servers: Sequence[ExampleServer], tls: bool) -> str:
+    url = f"https://{listen}" if tls else f"http://{listen}"
+    authority = Path.cwd() / _TLS_FOLDER / "ca.pem"
+    curl = f"curl --cacert {shlex.quote(str(authority))}" if tls else "curl"
     lines = ["", "Three example servers, and the router in front of them:", ""]
     lines += [f"  {_paint(server.name, 6)}  {server.url}  (process {server.pid})" for server in servers]
     lines += [
         f"  router {url}",
+        *([f"  authority to trust, in browsers too: {authority}"] if tls else []),
         "",
         "Try in another terminal:",
         "",
-        f"  curl {url}/hello",
-        f"  for i in 1 2 3 4 5 6; do curl -s {url}/ | head -n 1; done",
-        f"  curl {url}/slow & curl {url}/slow & curl {url}/fast; wait",
+        f"  {curl} {url}/hello",
+        f"  for i in 1 2 3 4 5 6; do {curl} -s {url}/ | head -n 1; done",
+        f"  {curl} {url}/slow & {curl} {url}/slow & {curl} {url}/fast; wait",
         f"  kill {servers[1].pid}    # ends server two; the others go on",
         "",
         "Each request shows here. Ctrl-C stops everything.",

@@ -23,7 +23,9 @@ VALUE_CHARS = 80
 
 _PLURALS = {"pools": "pool", "routes": "route", "listeners": "listener"}
 #: What stands under these is not shown even where it stands in the file itself.
-_SECRET_KEYS = frozenset({"secret", "secrets", "password", "token"})
+_SECRET_KEYS = frozenset({"secret", "secrets", "password", "token", "eab_hmac_key"})
+#: Nor is what holds this, wherever it stands.
+_PRIVATE = "PRIVATE KEY"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -129,7 +131,8 @@ class Source:
         where, rest = self._where(path)
         value = ""
         if at_value:
-            value = "…" if _SECRET_KEYS.intersection(path) else _short(self.written(path))
+            written = self.written(path)
+            value = "…" if _SECRET_KEYS.intersection(path) else _short(written)
             message = f"{dotted(rest)} = {value}: {message}" if rest else message
         if path in self.filled or any(len(secret) > 3 and secret in hint for secret in self.filled.values()):
             hint = ""
@@ -204,7 +207,10 @@ def _secrets_in(data: Any) -> Iterator[str]:
     left = [(data, False)]
     while left:
         value, secret = left.pop()
-        if isinstance(value, str) and secret and len(value) > 3 and "${" not in value:
+        if isinstance(value, str) and _PRIVATE in value:
+            # In the file it may stand over several lines, or in one with its line ends written out.
+            yield from (line for line in value.splitlines() if len(line) > 3)
+        elif isinstance(value, str) and secret and len(value) > 3 and "${" not in value:
             yield value
         elif isinstance(value, dict | list | tuple) and (id(value), secret) not in seen:
             seen.add((id(value), secret))
@@ -231,6 +237,8 @@ def _short(value: Any) -> str:
 
 
 def _literal(value: Any, depth: int) -> str:
+    if isinstance(value, str) and _PRIVATE in value:
+        return "…"
     if isinstance(value, str):
         return json.dumps(value[: VALUE_CHARS + 1], ensure_ascii=False)
     if value is None or isinstance(value, bool):

@@ -16,6 +16,7 @@ from router.net.forward import Forward
 from router.net.runtime import Runtime
 from router.net.server import Listener
 from router.net.sockets import Sockets, StartError
+from router.net.tls import Store
 
 __all__ = ["Listening"]
 
@@ -84,12 +85,19 @@ class Listening:
         return made
 
     async def become(
-        self, config: Config, runtime: Runtime, made: dict[Key, Listener], *, announce: bool = True
+        self,
+        config: Config,
+        runtime: Runtime,
+        made: dict[Key, Listener],
+        stores: Mapping[int, Store],
+        *,
+        announce: bool = True,
     ) -> None:
         """Drops, changes and begins listeners until they are those of the configuration.
 
         Args:
             made: by `prepare`.
+            stores: certificates of the listeners that speak TLS, by their place in the file.
             announce: whether the log is told of those that begin.
         """
         keys = _keys(config)
@@ -97,6 +105,7 @@ class Listening:
         self.listeners = {key: self.listeners.get(key) or made[key] for key in keys}
         for key, wanted in zip(keys, config.listeners, strict=True):
             self.listeners[key].change(wanted.timeouts, wanted.max_connections)
+        self._speak(config, stores)
         for (bind, _), listener in gone.items():
             self._drop(bind, listener, config.server.shutdown_timeout, runtime)
         for listener in made.values():
@@ -106,6 +115,14 @@ class Listening:
                 await listener.start()
             except OSError as error:
                 log.error("listener %s does not accept: %s", listener.name, error.strerror or error)
+
+    def _speak(self, config: Config, stores: Mapping[int, Store]) -> None:
+        """Tells listeners which speak TLS; those without may send clients to the first that does."""
+        listeners = list(self.listeners.values())
+        secure = [port for index in sorted(stores) if (port := listeners[index].port)]
+        for index, (listener, wanted) in enumerate(zip(listeners, config.listeners, strict=True)):
+            redirect = secure[0] if wanted.redirect_to_https and secure else 0
+            listener.speak(stores.get(index), hsts=wanted.hsts, redirect=redirect)
 
     def _drop(self, bind: Bind, listener: Listener, seconds: float, runtime: Runtime) -> None:
         listener.stop_accepting(_GRACE)

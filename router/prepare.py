@@ -41,6 +41,7 @@ _PLUGIN_KEYS = {
     "observers",
     "services",
     "disable",
+    "certificates",
 }
 
 Key = tuple[str | int, ...]
@@ -50,6 +51,7 @@ class Prepared:
     """A checked configuration with its plugin objects."""
 
     __slots__ = (
+        "certificates",
         "config",
         "filters",
         "folder",
@@ -72,6 +74,8 @@ class Prepared:
         self.pools = {pool.name: pool for pool in config.pools}
         self.parts: dict[str, Parts] = {}
         self.filters: dict[int, tuple[Any, ...]] = {}
+        #: Of each listener with TLS by its place in the file: names and sources.
+        self.certificates: dict[int, list[tuple[str, Any]]] = {}
         self.observers: list[tuple[str, Any]] = []
         self.services: list[tuple[str, Any]] = []
         #: Every plugin object, by what it is for, what it is called, its options, and which of several such it is.
@@ -84,9 +88,9 @@ class Prepared:
             pools[config.name].update(endpoint_specs(config), now)
         return build_table(self.config, version=version, pools=pools, filters=self.filters)
 
-    def pool(self, config: PoolConfig) -> Pool:
-        """One pool, without members."""
-        return build_pool(config, self.config.server.zone, self.parts[config.name], self.rng)
+    def pool(self, config: PoolConfig, security: Any = None) -> Pool:
+        """One pool, without members. `security`: what its connections speak TLS with."""
+        return build_pool(config, self.config.server.zone, self.parts[config.name], self.rng, security)
 
     def place_of(self, route: Route) -> str:
         """file:line of a route; "" if it was never written down."""
@@ -202,6 +206,11 @@ class _Maker:
         for index, pool in enumerate(made.config.pools):
             self._owner = f"pool {pool.name}"
             made.parts[pool.name] = self._parts(pool, ("pools", index))
+        for index, listener in enumerate(made.config.listeners):
+            if listener.tls is not None:
+                self._owner = f"listener {listener.bind}"
+                at: Key = ("listeners", index, "tls", "certificates")
+                made.certificates[index] = self._named("certificates", listener.tls.certificates, at)
         for index, route in enumerate(made.config.routes):
             if route.filters:
                 # A route without a name is known by what it matches: its place in the file may change.
@@ -214,7 +223,7 @@ class _Maker:
 
     def _parts(self, pool: PoolConfig, at: Key) -> Parts:
         sticky, affinity = self._with_core_keys("affinity", pool.affinity, at)
-        timing, probe = self._with_core_keys("probe", pool.probe, at)
+        timing, probe = self._with_core_keys("probe", pool.probe, at, pool.tls)
         return Parts(
             selector=self._one("selection", pool.selection, (*at, "selection")),
             affinity=affinity,
@@ -226,7 +235,7 @@ class _Maker:
             discovery_name=reference_name(pool.discovery),
         )
 
-    def _with_core_keys(self, concern: str, ref: PluginRef, at: Key) -> tuple[Any, Any]:
+    def _with_core_keys(self, concern: str, ref: PluginRef, at: Key, tls: Any = None) -> tuple[Any, Any]:
         """The core's keys of a reference, and the plugin object; the defaults and None where there is none."""
         core: Any = CORE_KEYS[concern]()
         if not ref:
@@ -235,7 +244,7 @@ class _Maker:
             core = read_core_keys(concern, ref)
         except PluginFault as fault:
             self._all_faults((*at, concern), fault)
-        return core, self._one(concern, without_core_keys(concern, ref), (*at, concern))
+        return core, self._one(concern, without_core_keys(concern, ref), (*at, concern), tls)
 
     def _several(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> tuple[Any, ...]:
         return tuple(self._one(concern, ref, (*at, index)) for index, ref in enumerate(refs))
@@ -243,12 +252,12 @@ class _Maker:
     def _named(self, concern: str, refs: tuple[PluginRef, ...], at: Key) -> list[tuple[str, Any]]:
         return list(zip(map(reference_name, refs), self._several(concern, refs, at), strict=True))
 
-    def _one(self, concern: str, ref: PluginRef, at: Key) -> Any:
+    def _one(self, concern: str, ref: PluginRef, at: Key, tls: Any = None) -> Any:
         made = self.made
-        tools = Tools(time.monotonic, random.Random(made.rng.getrandbits(64)), made.folder)
+        tools = Tools(time.monotonic, random.Random(made.rng.getrandbits(64)), made.folder, tls)
         try:
             resolved = made.registry.resolve(concern, ref, made.folder)
-            known = (self._owner, *resolved.key)
+            known = (self._owner, *resolved.key, tls)
             key = next((*known, n) for n in count() if (*known, n) not in made.objects)
             found = self._before.get(key)
             made.objects[key] = found if found is not None else resolved.make(tools)

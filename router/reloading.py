@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from router.faults import ConfigFaults, listed
+from router.model import Certificate
 from router.net.sockets import StartError
 from router.net.systemd import Notifier
 from router.prepare import prepare_file
+from router.securing import secure
 from router.serving import Serving
 from router.staging import Staged, stage
 from router.watching import watch_files
@@ -118,7 +120,7 @@ class Reloading:
     async def _take(self, file: Path, why: str) -> tuple[bool, str]:
         serving = self._serving
         try:
-            changed = await serving.take(lambda before: _read(file, before), self._stopped)
+            changed = await serving.take(lambda before: _read(file, before, serving.vault.held), self._stopped)
         except ConfigFaults as error:
             return self._refuse(why, listed(error.faults))
         except StartError as error:
@@ -150,13 +152,14 @@ class Reloading:
         return False, f"not taken, configuration {version} stays in force:\n{text}"
 
 
-def _read(file: Path, before: Staged) -> Staged | None:
+def _read(file: Path, before: Staged, held: Mapping[int, tuple[Certificate, ...]]) -> Staged | None:
     if file.exists() and not file.is_file():
         # A pipe would keep the reload waiting for ever.
         raise StartError(f"{file} is no regular file: put the configuration back")
     prepared = prepare_file(file, before.prepared)
-    if prepared.config != before.prepared.config:
-        return stage(prepared, before)
+    secured = secure(prepared, before.secured, held)
+    if prepared.config != before.prepared.config or secured != before.secured:
+        return stage(prepared, before, secured)
     # Nothing is different but, maybe, the lines that things stand in.
     before.prepared.source = prepared.source
     return None

@@ -18,6 +18,7 @@ from router.api import Control
 from router.config import Config
 from router.listening import Key, Listening
 from router.lives import Lives
+from router.net.connections import drop_connections
 from router.net.forward import Forward
 from router.net.keeper import Keeper
 from router.net.memory import aside, settle_memory
@@ -29,15 +30,14 @@ from router.observe import Observers
 from router.policy.membership import Membership, Override
 from router.policy.table import Table
 from router.staging import Staged
+from router.vault import Vault
 
 __all__ = ["Serving"]
 
 log = logging.getLogger("router")
 
-#: Seconds that a configuration waits for discoveries and the first round of probes.
-_FIRST_ROUND = 10.0
-#: After which it is said that it does.
-_SOON = 1.0
+#: Seconds that a configuration waits for discoveries and the first round of probes, and after which that is said.
+_FIRST_ROUND, _SOON = 10.0, 1.0
 #: Seconds between two looks whether old exchanges are over.
 _LOOK = 0.25
 
@@ -62,6 +62,7 @@ class Serving:
         #: When the configuration was taken, on the router's clock.
         self.since = time.monotonic()
         self._lives = Lives(control)
+        self.vault = Vault()
         self._rng = random.Random()
         #: Plugin objects of before a reload, and the exchanges that may still call them.
         self._unused: list[tuple[Any, list[Forward]]] = []
@@ -96,16 +97,19 @@ class Serving:
             tick=tick_for(timeouts_of(config)),
             pseudonym=f"router-{os.urandom(6).hex()}",
         )
+        self.runtime.challenges = self.vault.challenges
         self.listening.open(config)
         settle_memory()
         await self._lives.begin(self.staged.prepared)
+        await self.vault.prepare(self.staged.secure_listeners)
         self.keepers = self._keepers(self.staged)
         await self._ready(self.keepers, stopped)
         for pool in self.table.pools.values():
             pool.started()
         made = await self.listening.prepare(config, self.runtime)
         if not stopped.is_set():
-            await self.listening.become(config, self.runtime, made, announce=False)
+            await self.listening.become(config, self.runtime, made, self.staged.stores, announce=False)
+            await self.vault.become(self.staged.secure_listeners, self.staged.secured.pools)
             self.runtime.observers.table_swapped(self.table.version)
         else:
             self.listening.forget([], made)
@@ -130,15 +134,17 @@ class Serving:
         config = staged.prepared.config
         keepers: dict[str, Keeper] = {}
         begun: list[Any] = []
+        sources: list[int] = []
         made: dict[Key, Listener] = {}
-        # A host name among the addresses is looked up, which may take its time.
         opened = await aside(self.listening.open, config)
         try:
             made = await self.listening.prepare(config, self.runtime)
             begun = await self._lives.begin(staged.prepared)
+            sources = await self.vault.prepare(staged.secure_listeners)
             keepers = self._keepers(staged)
             await self._ready(keepers, stopped)
         except BaseException:
+            await self.vault.forget(sources)
             for keeper in keepers.values():
                 await keeper.close()
             await self._lives.end(begun)
@@ -148,7 +154,8 @@ class Serving:
             raise
         under_way = self.listening.under_way()
         before = [self._swap(staged, keepers, under_way)]
-        await self.listening.become(config, self.runtime, made)
+        await self.listening.become(config, self.runtime, made, staged.stores)
+        await self.vault.become(staged.secure_listeners, staged.secured.pools)
         self.runtime.observers.table_swapped(staged.table.version)
         self._retire(before[0], under_way)
         # Thousands of small objects: whoever lets go of them last pays for it.
@@ -210,7 +217,7 @@ class Serving:
         assert runtime is not None
         now = runtime.clock()
         for name, fresh in staged.fresh.items():
-            self.keepers[name].resettle(fresh, now)
+            self.keepers[name].resettle(fresh, now, staged.specs[name])
         self.staged, self.since = staged, now
         runtime.table = staged.table
         for pool in staged.made.values():
@@ -278,16 +285,16 @@ class Serving:
     # The end
 
     def drop_connections(self) -> None:
-        """Closes idle connections to endpoints."""
+        """Closes connections to endpoints as they become idle."""
         assert self.runtime is not None
         for pool in self.table.pools.values():
-            for endpoint in pool.members.values():
-                self.runtime.endpoint_is_gone(endpoint)
+            drop_connections(pool, self.runtime)
 
     async def close(self) -> None:
         """Ends probes, discoveries and plugins."""
         for keeper in self.keepers.values():
             await keeper.close()
+        await self.vault.close()
         await self._lives.close()
         if self.runtime is not None:
             self.runtime.sweeper.close()

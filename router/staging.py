@@ -15,13 +15,16 @@ from router.config import Duration, PoolConfig
 from router.configcheck import endpoint_specs
 from router.endpoints import index_specs
 from router.model import EndpointSpec
+from router.net.tls import Store
 from router.policy.pool import Pool
 from router.policy.table import Parts, Table, build_table
 from router.prepare import Prepared
+from router.securing import EndpointSecurity, ListenerSecurity, Secured
 
 __all__ = ["Staged", "stage"]
 
 _NO_DURATION = Duration(0)
+_NO_TLS = Secured({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,26 @@ class Staged:
     specs: dict[str, dict[str, EndpointSpec]]
     #: Pools whose endpoints, probe, discovery or drain_timeout are others, the new ones included.
     settled: list[str]
+    secured: Secured
+
+    @property
+    def secure_listeners(self) -> list[tuple[str, ListenerSecurity]]:
+        """The listeners with TLS, by what they are called."""
+        listeners = self.prepared.config.listeners
+        return [(listeners[index].bind, security) for index, security in self.secured.listeners.items()]
+
+    @property
+    def stores(self) -> dict[int, Store]:
+        """Their certificates, by their place in the file."""
+        return {index: security.store for index, security in self.secured.listeners.items()}
 
 
-def stage(prepared: Prepared, before: Staged | None) -> Staged:
+def stage(prepared: Prepared, before: Staged | None, secured: Secured = _NO_TLS) -> Staged:
     """Builds the table of a configuration, and finds what is different from the one before.
 
     Args:
         before: what is in force; None at the start.
+        secured: what the configuration speaks TLS with.
     """
     known: Mapping[str, Pool] = before.table.pools if before is not None else {}
     specs = {pool.name: index_specs(endpoint_specs(pool)) for pool in prepared.config.pools}
@@ -52,23 +68,24 @@ def stage(prepared: Prepared, before: Staged | None) -> Staged:
     for config in prepared.config.pools:
         name = config.name
         if before is None or name not in known:
-            pools[name] = made[name] = prepared.pool(config)
+            pools[name] = made[name] = prepared.pool(config, secured.pools.get(name))
             settled.append(name)
             continue
         pools[name] = known[name]
         then = before.prepared.pools[name]
-        if _settings(prepared, config) != _settings(before.prepared, then):
-            fresh[name] = prepared.pool(config)
+        security = secured.pools.get(name)
+        if _settings(prepared, config, security) != _settings(before.prepared, then, before.secured.pools.get(name)):
+            fresh[name] = prepared.pool(config, security)
         if list(specs[name].items()) != list(before.specs[name].items()) or _work(prepared, config) != _work(
             before.prepared, then
         ):
             settled.append(name)
     version = before.table.version + 1 if before is not None else 1
     table = build_table(prepared.config, version=version, pools=pools, filters=prepared.filters)
-    return Staged(prepared, table, made, fresh, specs, settled)
+    return Staged(prepared, table, made, fresh, specs, settled, secured)
 
 
-def _settings(prepared: Prepared, config: PoolConfig) -> tuple[Any, ...]:
+def _settings(prepared: Prepared, config: PoolConfig, security: EndpointSecurity | None) -> tuple[Any, ...]:
     """All that a pool is built of. Plugin objects count, not how they were written: they are kept where equal."""
     parts: Parts = prepared.parts[config.name]
     plain = msgspec.structs.replace(
@@ -83,7 +100,7 @@ def _settings(prepared: Prepared, config: PoolConfig) -> tuple[Any, ...]:
     )
     objects = [id(part) for part in (parts.selector, parts.affinity, *parts.detectors)]
     rules = (parts.on_unready, parts.probe is not None, parts.timing.fall, parts.timing.rise)
-    return (plain, prepared.config.server.zone, objects, rules)
+    return (plain, prepared.config.server.zone, objects, rules, security)
 
 
 def _work(prepared: Prepared, config: PoolConfig) -> tuple[Any, ...]:

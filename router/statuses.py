@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
@@ -11,13 +12,14 @@ from typing import Any
 
 from router.model import Endpoint
 from router.net.keeper import Keeper
+from router.net.server import Listener
 from router.policy.health import Health
 from router.policy.membership import Membership
 from router.policy.pool import Pool
 from router.prepare import reference_name
 from router.serving import Serving
 from router.staging import Staged
-from router.status import ConfigStatus, EndpointStatus, ListenerStatus, PoolStatus, Status
+from router.status import CertificateStatus, ConfigStatus, EndpointStatus, ListenerStatus, PoolStatus, Status
 
 __all__ = ["describe", "status_of"]
 
@@ -42,10 +44,13 @@ def status_of(serving: Serving, *, now: float, started: float, file: str, refuse
         draining=runtime is not None and runtime.draining,
         config=ConfigStatus(file, staged.table.version, now - serving.since, refused),
         listeners=tuple(
-            ListenerStatus(each.name, len(each.connections), each.is_paused, each.turned_away, each.refusals)
+            ListenerStatus(each.name, each.count, each.is_paused, each.turned_away, each.refusals)
             for each in tuple(serving.listening)
         ),
         pools=tuple(_pool(staged, keepers.get(name), pool, now) for name, pool in staged.table.pools.items()),
+        certificates=tuple(
+            CertificateStatus(each.names, each.not_after - time.time()) for each in tuple(serving.vault.certificates)
+        ),
         muted={**(runtime.observers.muted if runtime is not None else {}), **muted},
     )
 
@@ -123,7 +128,7 @@ def _cause(said: str, state: str) -> str:
 def describe(serving: Serving) -> list[str]:
     """One line per listener, pool and plugin, for the start."""
     prepared: Any = serving.staged.prepared
-    lines = [f"listener {listener.name} (http)" for listener in serving.listening]
+    lines = [_describe_listener(listener) for listener in serving.listening]
     lines += [_describe_pool(serving, pool) for pool in serving.table.pools.values()]
     for broken in prepared.registry.broken:
         lines.append(f"plugin {broken.plugin} of {broken.distribution} is broken: {broken.reason}")
@@ -145,3 +150,11 @@ def _describe_pool(serving: Serving, pool: Pool) -> str:
         return line
     ready = sum(tier.ready_count for tier in pool.tiers)
     return f"{line}, probed every {parts.timing.interval:g} s, {ready} ready"
+
+
+def _describe_listener(listener: Listener) -> str:
+    if listener.secure is None:
+        return f"listener {listener.name} (http{', sends clients to https' if listener.redirect else ''})"
+    count = len(listener.secure.store)
+    names = f"certificates for {count} name{'s' * (count != 1)}" if count else "no certificate yet"
+    return f"listener {listener.name} (https, {names})"

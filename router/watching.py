@@ -158,12 +158,14 @@ class _Watch:
 
     def _folders(self) -> dict[str, _Print]:
         """The folders to listen to, with what tells whether they are still the same."""
-        found = {}
+        ways: dict[tuple[str, ...], list[str]] = {}
         for path in self._paths:
-            for folder in _way(path):
-                if os.path.isdir(folder):
-                    found[folder] = _print(folder)[:2]
-        return found
+            # For all files of a folder that are no symlinks it is the same; there may be thousands.
+            same = (path,) if os.path.islink(path) else (os.path.dirname(path), "")
+            if same not in ways:
+                ways[same] = list(_way(path))
+        found = dict.fromkeys(folder for way in ways.values() for folder in way)
+        return {folder: _print(folder)[:2] for folder in found if os.path.isdir(folder)}
 
 
 def _print(path: str) -> _Print:

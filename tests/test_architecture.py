@@ -29,7 +29,7 @@ IO = "asyncio socket ssl"
 IMPURE = f"{IO} time datetime selectors threading subprocess signal secrets uuid"
 READING = (
     "router.positions router.faults router.units router.config router.configf* router.configdecode router.configactions"
-    " router.configroutes router.configcheck router.explanation"
+    " router.configroutes router.configtls router.configcheck router.explanation"
 )
 
 #: In order: a module imports from its own layer and from those before it, never from one after it.
@@ -65,8 +65,10 @@ LAYERS = [
     Layer("router.policy.destination router.policy.standing", "", IMPURE),
     Layer("router.policy.explaining", "", IMPURE),
     Layer("router.prepare", "", IO),
-    Layer("router.staging", "msgspec", IO),
     Layer("router.net router.net.*", "msgspec aiohttp"),
+    Layer("router.securing", "cryptography"),
+    Layer("router.staging", "msgspec", IO),
+    Layer("router.vault"),
     Layer("router.successor"),
     Layer("router.upgrade router.listening router.lives"),
     Layer("router.serving"),

@@ -81,7 +81,6 @@ FAULTS = [
         (19, 14),
     ),
     ('"http://b:1"', '"http://b:x"', 'endpoints[1].url = "http://b:x": the port is not a number', (19, 36)),
-    ('"http://b:1"', '"https://b:1"', "TLS to endpoints is not supported yet; use http:// for now", (19, 36)),
     (
         '"http://b:1"',
         '"http://a:1/"',
@@ -165,7 +164,7 @@ def test_without_a_source_faults_still_name_key_and_value():
         (
             PoolConfig(
                 "web",
-                ("ftp://x", EndpointSpec("https://b")),
+                ("ftp://x", EndpointSpec("gopher://b")),
                 ejection=EjectionConfig(base=parse_duration("10m")),
                 limits=LimitsConfig(queue=1),
             ),
@@ -181,7 +180,7 @@ def test_without_a_source_faults_still_name_key_and_value():
         'listener x: bind = "x": a listener',
         "routes[0]: pool = \"wbe\": there is no such pool; did you mean 'web'?",
         "pool 'web': endpoints[0] = \"ftp://x\": an endpoint starts",
-        "pool 'web': endpoints[1].url = \"https://b\": TLS",
+        "pool 'web': endpoints[1].url = \"gopher://b\": an endpoint starts",
         "pool 'web': ejection.base = \"600s\": ejection.base is longer",
         "pool 'web': limits.queue = 1: a queue",
     ):

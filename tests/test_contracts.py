@@ -32,6 +32,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "app_cookie": {"name": "session"},
     "header": {"name": "X-Key"},
     "query": {"name": "user"},
+    "files": {"paths": ["tls"]},
+    "acme": {"directory": "https://127.0.0.1:1/", "names": ["a.test"], "agree_tos": True},
 }
 
 

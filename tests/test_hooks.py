@@ -8,7 +8,7 @@ import sys
 import tomllib
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,19 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from router import Endpoint
 from router.contracts import contracts, methods, signature_text
 from router.hooks import HookSpecs
 from router.plugins import CONCERNS, Registry
-from router.testing import check_affinity, check_detector, check_selector, make_endpoints, make_exchange, make_tools
+from router.testing import (
+    check_affinity,
+    check_detector,
+    check_selector,
+    make_candidates,
+    make_endpoints,
+    make_exchange,
+    make_tools,
+)
 
 GUIDE = (Path(__file__).parent.parent / "plugins" / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -71,7 +80,7 @@ def test_each_example_registers_and_fits_its_protocol(concern: str) -> None:
 def test_every_snippet_is_run_by_a_test() -> None:
     hooks = [hook for hook in HOOKS for snippet in SNIPPETS if f"def {hook}(" in snippet]
     assert Counter(hooks) == dict.fromkeys(HOOKS, 1)
-    assert len(SNIPPETS) == len(HOOKS) + 2
+    assert len(SNIPPETS) == len(HOOKS) + 3
 
 
 @pytest.fixture
@@ -93,6 +102,24 @@ def test_the_first_strategy_works_as_written(beside: Path) -> None:
     assert SNIPPETS[0].startswith("# my_strategy.py\n")
     assert sum(bool(line.strip()) for line in SNIPPETS[0].splitlines()[1:]) <= 20
     exec(SNIPPETS[1], {})
+
+
+def test_the_hashing_example() -> None:
+    module: dict[str, Any] = {}
+    exec(next(snippet for snippet in SNIPPETS if "class ByClient" in snippet), module)
+    check_selector(module["ByClient"], by_weight=False)
+    made, endpoints = module["ByClient"](), make_endpoints(1, 1, 1)
+
+    def choice(client: str, among: Sequence[Endpoint]) -> Endpoint:
+        exchange = make_exchange(client=client)
+        exchange.key = made.key(exchange)
+        chosen: Endpoint = made.choose(make_candidates(among), exchange)
+        return chosen
+
+    before = {f"192.0.2.{n}": choice(f"192.0.2.{n}", endpoints) for n in range(60)}
+    assert set(before.values()) == set(endpoints)
+    moved = [client for client, chosen in before.items() if choice(client, endpoints[1:]) is not chosen]
+    assert moved == [client for client, chosen in before.items() if chosen is endpoints[0]]
 
 
 def test_the_selector_example() -> None:
@@ -120,8 +147,12 @@ async def test_the_probe_example() -> None:
 
 
 async def test_the_certificate_example() -> None:
-    sets = [[*certificates] async for certificates in make("certificates").watch({})]
-    assert [[certificate.names for certificate in one] for one in sets] == [[("example.test",)]]
+    made = make("certificates")
+    watching = made.watch({})
+    first = await anext(watching)
+    assert [certificate.names for certificate in first] == [("example.test",)]
+    assert first == made.load()
+    await watching.aclose()
 
 
 async def test_the_discovery_example(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Bench:
     async def become(self, *binds: str, **more: Any) -> None:
         config = config_of(*binds, **more)
         self.listening.open(config)
-        await self.listening.become(config, self.runtime, await self.listening.prepare(config, self.runtime))
+        await self.listening.become(config, self.runtime, await self.listening.prepare(config, self.runtime), {})
 
     async def connect(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         bind = parse_bind(name)
@@ -113,7 +113,7 @@ async def test_what_is_opened_accepts_nothing_before_it_becomes_a_listener(bench
     made = await bench.listening.prepare(config, bench.runtime)
     await asyncio.sleep(0.02)
     assert (list(bench.listening), reader.at_eof()) == ([], False)
-    await bench.listening.become(config, bench.runtime, made)
+    await bench.listening.become(config, bench.runtime, made, {})
     assert (await reader.readuntil(b"hi")).startswith(b"HTTP/1.1 200")
     assert [listener.name for listener in bench.listening] == ports[:2]
 

@@ -13,7 +13,20 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ("demo", "install", "test", "lint", "types", "check", "bench", "hostile", "faults", "changes", "sticky", "clean")
+TARGETS = (
+    "demo",
+    "install",
+    "test",
+    "lint",
+    "types",
+    "check",
+    "bench",
+    "hostile",
+    "faults",
+    "changes",
+    "sticky",
+    "clean",
+)
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -88,7 +88,7 @@ class HttpProbe:
         self._host = options.host.encode()
         self._after_host = f"\r\n{lines}Connection: close\r\n\r\n".encode()
         self._port = options.port
-        self._tls = Tls(options.tls)
+        self._tls = Tls(options.tls, tools)
         expected = ", ".join(map(str, options.statuses))
         pattern = _pattern(options.body_regex) if options.body_regex else None
         self._wanted = Wanted(options.method, _statuses(options.statuses), expected, options.body, pattern)

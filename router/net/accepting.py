@@ -13,7 +13,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 
 from router.net.runtime import Runtime
 from router.net.surplus import Surplus
@@ -59,13 +59,13 @@ class Accepting:
         sock: stays open and the caller's: it may be handed on.
         name: of the listener, for the log.
         make: the protocol of a new connection.
-        connections: those that stand.
+        count: how many connections stand.
         limit: how many may.
     """
 
     __slots__ = (
         "_coming",
-        "_connections",
+        "_count",
         "_last_said",
         "_make",
         "_name",
@@ -89,14 +89,14 @@ class Accepting:
         name: str,
         *,
         make: Callable[[], asyncio.BaseProtocol],
-        connections: Sized,
+        count: Callable[[], int],
         limit: int,
     ) -> None:
         self._runtime = runtime
         self._socket = sock
         self._name = name
         self._make = make
-        self._connections = connections
+        self._count = count
         self.limit = limit
         self._server: asyncio.AbstractServer | None = None
         self._surplus = Surplus(runtime.new_id)
@@ -186,7 +186,7 @@ class Accepting:
     def _admit(self) -> asyncio.BaseProtocol:
         """Called by the loop's server for each connection that it has accepted."""
         self._unlooked -= 1
-        if len(self._connections) + 1 >= self.limit:
+        if self._count() + 1 >= self.limit:
             # Not at once: the server is in the middle of handing this connection over.
             self._runtime.loop.call_soon(self._pause)
         elif self._unlooked <= 0 and self._is_short():
@@ -237,7 +237,7 @@ class Accepting:
             self._tick_later()
 
     def _room(self) -> int:
-        return self.limit - len(self._connections) - self._coming
+        return self.limit - self._count() - self._coming
 
     def _take_one(self) -> None:
         """Gives a place that has become free to who waits longest; if nobody does, all is as usual again."""

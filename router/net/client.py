@@ -14,8 +14,9 @@ from router.model import Exchange, Headers
 from router.net.body import RequestBody
 from router.net.forward import Forward
 from router.net.heads import HEAD_END, split_head
-from router.net.opening import open_exchange, vouched_lines
-from router.net.pages import error_response, health_response
+from router.net.opening import open_exchange, proof_lines, vouched_lines
+from router.net.own import own_response
+from router.net.pages import error_response
 from router.net.wire import LOOK, ClientWire
 from router.policy.plain import NO_SHAPE
 
@@ -36,17 +37,20 @@ _LEAST = 256
 class ClientConnection(ClientWire):
     """One client. Between requests it holds no parser, no task and no buffer."""
 
-    __slots__ = ("_listener", "_parsing", "_vouched", "body", "peer", "shape")
+    __slots__ = ("_listener", "_parsing", "_vouched", "hsts", "peer", "proof", "scheme", "shape", "via", "via_and_id")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, scheme: str = "http") -> None:
         super().__init__(listener.runtime)
         self._listener = listener
-        #: Of the request under way, until its end.
-        self.body: RequestBody | None = None
         self._parsing = False
         #: The lines that say who the client is, the same for every request; None for trusted peers.
         self._vouched: bytes | None = None
         self.peer = ""
+        self.scheme = scheme
+        #: The lines that say whose certificate the client has shown.
+        self.proof = b""
+        #: The router's own lines in every response.
+        self.hsts, self.via, self.via_and_id = listener.hsts, listener.via, listener.via_and_id
         #: Of the head that the client sent last.
         self.shape = NO_SHAPE
 
@@ -60,12 +64,14 @@ class ClientConnection(ClientWire):
         listener.runtime.sweeper.add(self)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
+        self.proof = proof_lines(getattr(transport, "client_certificate", None))
         self.identify()
         self._due_in(listener.timeouts.header)
 
     def identify(self) -> None:
         """Works out what is said of the client, again when other proxies are trusted."""
-        self._vouched = vouched_lines(self.peer, self._listener.scheme, self._listener.runtime.table)
+        vouched = vouched_lines(self.peer, self.scheme, self._listener.runtime.table)
+        self._vouched = None if vouched is None else self.proof + vouched
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -191,7 +197,8 @@ class ClientConnection(ClientWire):
             self._refuse(error, head)
             return
         exchange, given, vouched, length, expects, closes, key = opened
-        if runtime.table.health_path and self._health(exchange, closes or length != 0, length != 0):
+        own = runtime.table.health_path or self._listener.redirect or runtime.challenges
+        if own and self._own(exchange, closes or length != 0, length != 0):
             return
         forward = self.forward = Forward(self, runtime, exchange, given, vouched, closes)
         if length and not self._begin_body(forward, length, expects):
@@ -202,10 +209,9 @@ class ClientConnection(ClientWire):
         if self.body is not None and self.forward is forward:
             self.wait_for_client()
 
-    def _health(self, exchange: Exchange, closes: bool, unread: bool) -> bool:
-        """Answers for the router's own health; False if the request is for somebody else."""
-        runtime = self._runtime
-        answer = health_response(exchange, runtime.table.health_path, draining=runtime.draining, closes=closes)
+    def _own(self, exchange: Exchange, closes: bool, unread: bool) -> bool:
+        """Answers what is for the router itself, before any route; False if the request is for somebody else."""
+        answer = own_response(exchange, self._listener, closes=closes)
         if answer is None:
             return False
         self.write(answer)
@@ -216,7 +222,7 @@ class ClientConnection(ClientWire):
         """Answers a request that never became an exchange, and closes."""
         request_id = self._runtime.new_id()
         self._listener.refused(error, request_id)
-        close = b"Connection: close\r\n"
+        close = b"Connection: close\r\n" + self.hsts
         mute, told = head.startswith(b"HEAD "), Headers(head)
         self.write(error_response(error, request_id=request_id, headers=told, head_only=mute, connection=close))
         self.linger()
@@ -288,10 +294,3 @@ class ClientConnection(ClientWire):
         data, self._tail = self._tail, b""
         if data:
             self._requests(data)
-
-    def _leave(self) -> None:
-        self._tail = b""
-        if self.body is None and not self._paused:
-            self.close()
-        else:
-            self.linger()

@@ -6,14 +6,18 @@ import asyncio
 import errno
 import select
 from collections import deque
+from collections.abc import Set
+from typing import Any
 
 from router.errors import ConnectError, Overloaded
 from router.model import Endpoint
 from router.net.runtime import Runtime
+from router.net.secure_client import SecureClient
 from router.net.upstream import UpstreamConnection
 from router.policy.plain import NO_SHAPE
+from router.policy.pool import Pool
 
-__all__ = ["SHORTAGE", "Connections"]
+__all__ = ["SHORTAGE", "Connections", "drop_connections"]
 
 #: A connection idle for less than this may carry a request that must not be sent twice (seconds).
 _FRESH = 1.0
@@ -29,17 +33,34 @@ SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Connections:
-    """All connections to one endpoint. The last one used is the first one taken."""
+    """All connections to one endpoint. The last one used is the first one taken.
 
-    __slots__ = ("_closed", "_distrusted", "_endpoint", "_idle", "runtime", "shape", "stream_timeout")
+    Args:
+        security: with `context` and `server_name`, for an endpoint with https.
+    """
 
-    def __init__(self, runtime: Runtime, endpoint: Endpoint, stream_timeout: float) -> None:
+    __slots__ = (
+        "_closed",
+        "_distrusted",
+        "_endpoint",
+        "_idle",
+        "_secure",
+        "_security",
+        "runtime",
+        "shape",
+        "stream_timeout",
+    )
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, stream_timeout: float, security: Any = None) -> None:
         self.runtime = runtime
         #: Seconds between two pieces of a body.
         self.stream_timeout = stream_timeout
         #: Of the head that the endpoint sent last.
         self.shape = NO_SHAPE
         self._endpoint = endpoint
+        self._security = security
+        #: What connections speak TLS by; made with the first.
+        self._secure: SecureClient | None = None
         #: In order of becoming idle, the oldest first. All are open: one that closes drops itself.
         self._idle: deque[UpstreamConnection] = deque()
         self._closed = False
@@ -103,10 +124,14 @@ class Connections:
             async with asyncio.timeout(seconds):
                 if address.scheme == "unix":
                     await loop.create_unix_connection(lambda: conn, address.path)
+                elif address.scheme == "https":
+                    secure = self._secure = self._secure or self._made_secure()
+                    await secure.open(conn, lambda make: loop.create_connection(make, address.host, address.port))
                 else:
                     await loop.create_connection(lambda: conn, address.host, address.port)
         except TimeoutError:
-            raise ConnectError(f"{address}: no connection within {seconds:g} s", word="connect timed out") from None
+            what = "no TLS connection" if address.scheme == "https" else "no connection"
+            raise ConnectError(f"{address}: {what} within {seconds:g} s", word="connect timed out") from None
         except OSError as error:
             if error.errno in SHORTAGE:
                 # The router's own want, not the endpoint's fault.
@@ -117,6 +142,15 @@ class Connections:
             # A host name that cannot be written for a look-up (an empty or overlong label).
             raise ConnectError(f"{address}: {error}") from None
         return conn
+
+    def _made_secure(self) -> SecureClient:
+        """Raises ValueError if the host cannot be the name of a server."""
+        address, security = self._endpoint.address, self._security
+        if security is None:
+            raise ValueError("the pool does not speak TLS any more")
+        # A name by itself: not the dot that ends it (RFC 6066 §3), not the zone of an address.
+        name = security.server_name or address.host.removesuffix(".").partition("%")[0]
+        return SecureClient(security.context, name, str(address), self.runtime.pipes)
 
     def close(self) -> None:
         """Closes what is idle; connections in use close after their response."""
@@ -138,3 +172,17 @@ def _has_news(conn: UpstreamConnection) -> bool:
     poll = select.poll()
     poll.register(conn.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def drop_connections(pool: Pool, runtime: Runtime, spared: Set[str] = frozenset()) -> None:
+    """Closes connections to a pool's endpoints as they become idle; those of the spared ones go on as they are.
+
+    Args:
+        spared: identities of endpoints that are about to leave: they go on to speak as the pool does now.
+    """
+    for name, endpoint in pool.members.items():
+        if name not in spared:
+            runtime.endpoint_is_gone(endpoint)
+            endpoint.connections = None
+        elif endpoint.connections is None:
+            endpoint.connections = Connections(runtime, endpoint, pool.timeouts.stream, pool.security)

@@ -64,7 +64,9 @@ class Forward(Entry, eq=False):
         endpoint = attempt.endpoint
         connections: Connections = endpoint.connections
         if connections is None:
-            connections = endpoint.connections = Connections(self._runtime, endpoint, pool.timeouts.stream)
+            connections = endpoint.connections = Connections(
+                self._runtime, endpoint, pool.timeouts.stream, pool.security
+            )
         if attempt.hedge_after is not None:
             self._call_for_hedge(attempt, now)
         conn = connections.take(now, fresh=self.exchange.method not in IDEMPOTENT)

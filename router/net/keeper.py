@@ -15,6 +15,7 @@ from typing import Any
 from router.corekeys import ProbeKeys
 from router.errors import RouterError, UpstreamTimeout
 from router.model import Endpoint, EndpointSpec
+from router.net.connections import drop_connections
 from router.net.forward import Forward
 from router.net.probes import Prober
 from router.net.runtime import Runtime, wake_soon
@@ -32,10 +33,8 @@ _NEVER = float("inf")
 _HANDOVER = 5.0
 #: Seconds between two looks whether a pool that is gone is still in use.
 _LOOK = 0.1
-#: Seconds by which a timer comes after its time, so that it need not come twice.
-_LATE = 0.01
-#: Names in one line of the log.
-_NAMED = 5
+#: Seconds by which a timer comes after its time, so that it need not come twice; names in one line of the log.
+_LATE, _NAMED = 0.01, 5
 
 
 class Keeper:
@@ -124,11 +123,15 @@ class Keeper:
             self._closing(self._prober.close())
             self._prober = None
         if probe is not None:
-            self._prober = Prober(self.pool, probe, timing, clock=self._runtime.clock, rng=self._rng)
+            leaving = {e for name, e in self.pool.members.items() if name not in self.membership.wanted()}
+            clock, rng = self._runtime.clock, self._rng
+            self._prober = Prober(self.pool, probe, timing, clock=clock, rng=rng, spared=leaving)
             self._prober.sync()
 
-    def resettle(self, fresh: Pool, now: float) -> None:
-        """Gives the pool other settings; see Pool.resettle."""
+    def resettle(self, fresh: Pool, now: float, configured: Mapping[str, EndpointSpec]) -> None:
+        """Gives the pool other settings; see Pool.resettle. Endpoints that are not `configured` now speak as before."""
+        if fresh.security is not self.pool.security:
+            drop_connections(self.pool, self._runtime, self.membership.configured.keys() - configured.keys())
         self.pool.resettle(fresh, now)
         for endpoint in self.pool.members.values():
             if endpoint.connections is not None:

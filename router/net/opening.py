@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from router.errors import BadRequest, LoopDetected
 from router.model import Exchange
 from router.net.runtime import Runtime
+from router.net.secure_names import ClientCertificate
 from router.policy.forwarded import client_of, forwarded_lines
 from router.policy.headers import BODY_CHUNKED, lines_of, read_request
 from router.policy.normal import split_host
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from router.net.client import ClientConnection
     from router.net.server import Listener
 
-__all__ = ["Opened", "open_exchange", "vouched_lines"]
+__all__ = ["Opened", "open_exchange", "proof_lines", "vouched_lines"]
 
 _HTTP_1_1 = (1, 1)
+#: What a client says itself of whose certificate it has shown: neither servers nor routes are to believe it.
+_FORGED = re.compile(rb"\r\n(?i:x[-_]client[-_]cert[-_](?:subject|fingerprint))[ \t]*:[^\r\n]*")
 
 #: The exchange; its head as it goes on, without the empty line; the lines that the router vouches for, with the empty
 #: line; bytes of the body or BODY_CHUNKED; whether the client waits for "100 Continue"; whether its connection closes
@@ -49,16 +53,16 @@ def open_exchange(
     """
     plain = runtime.plain_requests.read(head, client)
     if plain is None or vouched is None:
-        return _open_parsed(runtime.request_heads.parse(head), head, listener, client.peer, vouched, runtime)
+        return _open_parsed(runtime.request_heads.parse(head), head, listener, client, vouched, runtime)
     method, target, host, length, given, closes, cookie_at, cookie = plain
     request_id = runtime.new_id()
     exchange = Exchange(
         method.decode(),
         target.decode(),
         host.decode("latin-1"),
-        head,
+        head[:-2] + client.proof + b"\r\n" if client.proof else head,
         client.peer,
-        listener.scheme,
+        client.scheme,
         listener.name,
         _HTTP_1_1,
         runtime.clock(),
@@ -71,26 +75,41 @@ def open_exchange(
     return exchange, given[:-2], added, length, False, closes, b""
 
 
+def proof_lines(shown: ClientCertificate | None) -> bytes:
+    """The lines that say whose certificate a client has shown; b"" without one."""
+    if shown is None:
+        return b""
+    return f"X-Client-Cert-Subject: {shown.subject}\r\nX-Client-Cert-Fingerprint: {shown.fingerprint}\r\n".encode()
+
+
 def _names(via: bytes, pseudonym: bytes) -> bool:
     return any(hop.split()[1:2] == [pseudonym] for hop in via.split(b","))
 
 
+def _check_host(host: str) -> None:
+    """Raises BadRequest if it is none."""
+    try:
+        split_host(host)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
 def _open_parsed(
-    message: Any, head: bytes, listener: Listener, peer: str, vouched: bytes | None, runtime: Runtime
+    message: Any, head: bytes, listener: Listener, conn: ClientConnection, vouched: bytes | None, runtime: Runtime
 ) -> Opened:
     """open_exchange for what is not in plain form."""
+    peer, scheme = conn.peer, conn.scheme
     target, fields, version = message.path, message.raw_headers, message.version
     host = message.headers.get("Host", "")
     if host or version >= _HTTP_1_1:
         # Before the target's host takes its place: one that is none is refused whatever the target (RFC 9112 §3.2).
-        try:
-            split_host(host)
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
+        _check_host(host)
     if target[0] != "/" or "#" in target or message.method == "CONNECT":
-        secured = listener.scheme == "https" or runtime.table.trusts(peer)
+        secured = scheme == "https" or runtime.table.trusts(peer)
         target, host, fields = origin_form(message.method, target, host, fields, secured)
         lines = lines_of(fields)
+        if host:
+            _check_host(host)
     else:
         lines = head[head.find(b"\r\n") : -2]
     if not host:
@@ -101,7 +120,7 @@ def _open_parsed(
         raise BadRequest("the Host field is not ASCII")
     authority = listener.authority.decode()
     first = f"{message.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape")
-    sent = first + lines
+    sent = first + _FORGED.sub(b"", lines) + conn.proof
     lines, length, expects, request_id, forwarded, options = read_request(fields, lines)
     if message.method in ("OPTIONS", "TRACE"):
         lines = one_hop_less(message.method, lines)
@@ -115,9 +134,8 @@ def _open_parsed(
     if vouched is None:
         table = runtime.table
         heard = forwarded if table.trusts(peer) else []
-        client, said = client_of(
-            peer, listener.scheme, host or authority, heard, table.trusts, forwarded=table.forwarded
-        )
+        client, said = client_of(peer, scheme, host or authority, heard, table.trusts, forwarded=table.forwarded)
+        said = conn.proof.decode("latin-1") + said
     else:
         client, said = peer, vouched.decode("latin-1") + f"{host or authority}\r\n"
     request_id = request_id or runtime.new_id()
@@ -127,7 +145,7 @@ def _open_parsed(
         host,
         sent,
         client,
-        listener.scheme,
+        scheme,
         listener.name,
         version,
         runtime.clock(),

@@ -106,8 +106,12 @@ def error_response(
     return plain_response(status, media, body, head_only=head_only, extra=extra)
 
 
-def health_response(exchange: Exchange, path: str, *, draining: bool, closes: bool) -> bytes | None:
-    """The router's own health: ready at `path` and `path`/ready, live at `path`/live; None for other paths."""
+def health_response(exchange: Exchange, path: str, *, draining: bool, extra: bytes = b"") -> bytes | None:
+    """The router's own health: ready at `path` and `path`/ready, live at `path`/live; None for other paths.
+
+    Args:
+        extra: more whole lines.
+    """
     rest = exchange.path.removeprefix(path) if exchange.target.startswith(path) else None
     if rest not in ("", "/ready", "/live"):
         return None
@@ -118,17 +122,20 @@ def health_response(exchange: Exchange, path: str, *, draining: bool, closes: bo
         b"application/json",
         b'{"live":true,"ready":%b}\n' % ready,
         head_only=exchange.method == "HEAD",
-        extra=b"Connection: close\r\n" if closes else b"",
+        extra=extra,
     )
 
 
-def given_response(answer: Response, *, head_only: bool, connection: bytes = b"") -> bytes:
+def given_response(answer: Response, *, head_only: bool, connection: bytes = b"", hsts: bytes = b"") -> bytes:
     """A filter's own answer as bytes; its framing is the core's, whatever the filter says.
 
     Args:
         connection: a whole Connection line, or nothing.
+        hsts: the listener's Strict-Transport-Security as a whole line, in place of the filter's; or nothing.
     """
     lines = [b"%b: %b\r\n" % field for field in answer.headers if is_valid_field(*field)]
+    if hsts:
+        lines = [line for line in lines if not line.lower().startswith(b"strict-transport-security:")] + [hsts]
     bodiless = answer.status in (204, 304)
     if not bodiless:
         lines.append(b"Content-Length: %d\r\n" % len(answer.body))

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from math import ceil
 from typing import Any
 
@@ -60,12 +60,21 @@ class Prober:
     Args:
         clock: seconds, as policy knows them.
         rng: for jitter.
+        spared: members that are about to leave, which another probe has asked so far: this one does not.
     """
 
     def __init__(
-        self, pool: Pool, probe: Probe, timing: ProbeKeys, *, clock: Callable[[], float], rng: random.Random
+        self,
+        pool: Pool,
+        probe: Probe,
+        timing: ProbeKeys,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random,
+        spared: Set[Endpoint] = frozenset(),
     ) -> None:
         self._pool = pool
+        self._spared = spared
         self._probe = probe
         self._timing = timing
         self._clock = clock
@@ -96,7 +105,7 @@ class Prober:
         """Begins with endpoints that are new, ends with those that have left. After `close`, does nothing."""
         if self._closed:
             return
-        members = set(self._pool.members.values())
+        members = set(self._pool.members.values()) - self._spared
         for endpoint in self._watches.keys() - members:
             self._leave(self._watches.pop(endpoint))
         for endpoint in members - self._watches.keys():

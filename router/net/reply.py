@@ -13,7 +13,7 @@ from router.net.pages import date_line, error_response, given_response, status_l
 from router.net.runtime import Runtime
 from router.net.sink import Switch
 from router.net.upstream import UpstreamConnection
-from router.policy.headers import read_interim
+from router.policy.headers import read_interim, without_hsts
 from router.policy.plain import BODY_TO_END, ResponseHead
 from router.policy.upgrades import SWITCH_LINES
 
@@ -69,6 +69,8 @@ class Reply(msgspec.Struct, eq=False):
         exchange, runtime, client = self.exchange, self._runtime, self._client
         if self._edits and not (self._follows and exchange.pinned is endpoint and exchange.marks is None):
             given = self._edited_head(given, endpoint)
+        if client.hsts:
+            given = without_hsts(given)
         if client.leaves or (self.has_body and done and client.body is not None):
             self.closes = True
         if has_id or not has_date or length < 0 or self.closes or exchange.version < _HTTP_1_1:
@@ -76,7 +78,7 @@ class Reply(msgspec.Struct, eq=False):
             if self._chunks and body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
         else:
-            data = b"%b%b%b\r\n\r\n" % (given[:-2], runtime.via_and_id, exchange.id.encode())
+            data = b"%b%b%b\r\n\r\n" % (given[:-2], client.via_and_id, exchange.id.encode())
         if len(body) > _LARGE:
             runtime.write_pieces(client.transport, (data, body))
         else:
@@ -108,14 +110,15 @@ class Reply(msgspec.Struct, eq=False):
         lines, _, _, _, has_id = switch.head
         if self._edits:
             lines = self._edited(lines, endpoint, self._dispatch.pool.marks(endpoint, self.exchange, lines))
-        runtime = self._runtime
-        added = runtime.via if has_id else b"%b%b\r\n" % (runtime.via_and_id, self.exchange.id.encode())
+        client = self._client
+        lines = without_hsts(lines) if client.hsts else lines
+        added = client.via if has_id else b"%b%b\r\n" % (client.via_and_id, self.exchange.id.encode())
         self._client.write(b"".join((status_line(101), lines, added, SWITCH_LINES, b"\r\n")))
 
     def _added_lines(self, length: int, has_date: bool, has_id: bool) -> bytes:
         """The router's own lines in an endpoint's response; decides how its body is framed for this client."""
-        exchange, runtime = self.exchange, self._runtime
-        added = runtime.via if has_id else b"%b%b\r\n" % (runtime.via_and_id, exchange.id.encode())
+        exchange, client = self.exchange, self._client
+        added = client.via if has_id else b"%b%b\r\n" % (client.via_and_id, exchange.id.encode())
         if not has_date:
             added += date_line()
         if length < 0 and exchange.version >= _HTTP_1_1:
@@ -148,7 +151,7 @@ class Reply(msgspec.Struct, eq=False):
                 request_id=exchange.id,
                 headers=exchange.headers,
                 head_only=exchange.method == "HEAD",
-                connection=self._connection(),
+                connection=self._connection() + self._client.hsts,
             )
         )
 
@@ -156,7 +159,7 @@ class Reply(msgspec.Struct, eq=False):
         """A filter's response."""
         self._close_if_unread()
         head_only, connection = self.exchange.method == "HEAD", self._connection()
-        data = given_response(answer, head_only=head_only, connection=connection)
+        data = given_response(answer, head_only=head_only, connection=connection, hsts=self._client.hsts)
         self.exchange.status = answer.status
         self._client.write(data)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from router.model import Endpoint
 from router.net.heads import RequestHeads, ResponseHeads
+from router.net.secure import Pipes
 from router.net.sweeper import Sweeper
 from router.observe import Observers
 from router.policy.plain import PlainRequests, PlainResponses
@@ -35,12 +36,14 @@ class Runtime:
         "_ids",
         "_outbox",
         "_tasks",
+        "challenges",
         "clock",
         "draining",
         "flushes",
         "loop",
         "max_head",
         "observers",
+        "pipes",
         "plain_requests",
         "plain_responses",
         "pseudonym",
@@ -75,6 +78,10 @@ class Runtime:
         self.via_and_id = self.via + b"X-Request-ID: "
         self.limit_heads(max_head, max_fields)
         self.sweeper = Sweeper(loop, clock, tick)
+        #: Path -> body of ACME's http-01 (RFC 8555 §8.3), which listeners without TLS answer.
+        self.challenges: dict[str, bytes] = {}
+        #: OpenSSL's, for all connections of this loop.
+        self.pipes = Pipes()
         #: True once the process is to end: connections close after their response.
         self.draining = False
         self._ids: list[str] = []

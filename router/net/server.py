@@ -14,12 +14,16 @@ from router.model import Endpoint
 from router.net.accepting import Accepting
 from router.net.client import ClientConnection
 from router.net.runtime import Runtime
+from router.net.secure_server import SecureServer
+from router.net.tls import Store
 from router.policy.plain import NO_SHAPE
 
 __all__ = ["Listener"]
 
 log = logging.getLogger("router")
 
+#: Handshakes under way.
+_MOST_HANDSHAKES = 1024
 #: Turns of the loop after which an accepted socket is a connection.
 _TURNS = 5
 
@@ -33,16 +37,17 @@ class Listener:
     """
 
     def __init__(
-        self,
-        runtime: Runtime,
-        sock: socket.socket,
-        timeouts: ListenerTimeouts,
-        scheme: str = "http",
-        *,
-        max_connections: int = 10_000,
+        self, runtime: Runtime, sock: socket.socket, timeouts: ListenerTimeouts, *, max_connections: int = 10_000
     ) -> None:
         self.runtime = runtime
-        self.scheme = scheme
+        self.scheme = "http"
+        #: The line by which browsers stay with https (RFC 6797), and those that follow Via in every response.
+        self.hsts = b""
+        self.via, self.via_and_id = runtime.via, runtime.via_and_id
+        #: The port of https that clients are sent to; 0 for none.
+        self.redirect = 0
+        #: Handshakes, where this listener speaks TLS.
+        self.secure: SecureServer | None = None
         self.connections: set[ClientConnection] = set()
         self.timeouts = timeouts
         self._empty: asyncio.Event | None = None
@@ -50,9 +55,11 @@ class Listener:
         if sock.family == socket.AF_UNIX:
             self.name = f"unix:{name}"
             self.authority = b"localhost"
+            self.port: int = 0
         else:
             host = f"[{name[0]}]" if ":" in name[0] else name[0]
             self.name = f"{host}:{name[1]}"
+            self.port = name[1]
             #: What stands for a Host field that a client left out.
             self.authority = self.name.encode()
         self.refusals = 0
@@ -64,10 +71,46 @@ class Listener:
             runtime,
             sock,
             self.name,
-            make=lambda: ClientConnection(self),
-            connections=self.connections,
+            make=self._make,
+            count=lambda: self.count,
             limit=max_connections,
         )
+
+    def _make(self) -> asyncio.BaseProtocol:
+        plain = self.secure is None or self.scheme == "http"
+        return ClientConnection(self, "http") if plain or self.secure is None else self.secure.accept()
+
+    @property
+    def count(self) -> int:
+        """Connections, and handshakes under way."""
+        return len(self.connections) + (0 if self.secure is None else len(self.secure))
+
+    def speak(self, store: Store | None, *, hsts: str = "", redirect: int = 0) -> None:
+        """Says how new connections speak; those that stand go on as they began.
+
+        Args:
+            store: certificates for TLS; None for plain HTTP.
+            hsts: the value of Strict-Transport-Security.
+            redirect: the port of https that clients are sent to; 0 for none.
+        """
+        runtime = self.runtime
+        self.scheme = "http" if store is None else "https"
+        self.hsts = f"Strict-Transport-Security: {hsts}\r\n".encode() if hsts else b""
+        self.via, self.via_and_id = runtime.via + self.hsts, runtime.via + self.hsts + b"X-Request-ID: "
+        self.redirect = redirect
+        if store is not None and self.secure is None:
+            self.secure = SecureServer(
+                runtime,
+                store,
+                name=self.name,
+                make=lambda: ClientConnection(self, "https"),
+                left=self._left,
+                pipes=runtime.pipes,
+            )
+        if self.secure is not None and store is not None:
+            self.secure.store, self.secure.timeout = store, self.timeouts.handshake
+            # Who only begins handshakes must not keep all others out.
+            self.secure.most = max(1, min(_MOST_HANDSHAKES, self._accepting.limit // 2))
 
     @property
     def is_paused(self) -> bool:
@@ -95,8 +138,11 @@ class Listener:
     def forget(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         self.runtime.sweeper.discard(connection)
+        self._left()
+
+    def _left(self) -> None:
         self._accepting.left()
-        if self._empty is not None and not self.connections:
+        if self._empty is not None and not self.count:
             self._empty.set()
 
     def change(self, timeouts: ListenerTimeouts, max_connections: int) -> None:
@@ -127,6 +173,8 @@ class Listener:
     def stop_accepting(self, grace: float = 0.0) -> None:
         """No new connections; those without a request close within `grace` seconds, the others after their response."""
         self._accepting.stop()
+        if self.secure is not None:
+            self.secure.hurry(grace)
         self.leave(grace)
         for connection in tuple(self.connections):
             if connection.is_idle and not grace:
@@ -142,7 +190,7 @@ class Listener:
         for _ in range(_TURNS):
             # What the system has accepted already becomes a connection in the next turns.
             await asyncio.sleep(0)
-        if self.connections:
+        if self.count:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
@@ -151,6 +199,8 @@ class Listener:
 
     def cut(self) -> None:
         """Breaks off what is still under way."""
+        if self.secure is not None:
+            self.secure.cut()
         for connection in tuple(self.connections):
             self._broken_off += not connection.is_idle
             connection.abort()

@@ -18,6 +18,8 @@ __all__ = ["Surplus"]
 _PATIENCE = 1.0
 _THROWN_AWAY = 64 << 10
 _CLOSE = b"Connection: close\r\n"
+#: The first byte of a TLS handshake, and what ends one: a fatal alert, internal_error (RFC 8446 §6.2).
+_TLS, _ALERT = 22, bytes((21, 3, 3, 0, 2, 2, 80))
 
 
 class _Leaving:
@@ -85,12 +87,19 @@ class Surplus:
             return False
         if not leaving.answered and (size > 0 or now >= leaving.until):
             # An answer before the first byte of a request may find nobody who waits for it.
-            self._answer(leaving.sock, is_head=self._buffer.startswith(b"HEAD ") and size > 0)
+            if size < 0:
+                self._buffer[0] = 0
+            self._answer(leaving.sock, is_head=self._buffer.startswith(b"HEAD "))
             leaving.answered = True
             leaving.until = now + _PATIENCE
         return True
 
     def _answer(self, sock: socket.socket, *, is_head: bool) -> None:
+        if self._buffer[0] == _TLS:
+            sock.send(_ALERT)
+            self.count += 1
+            sock.shutdown(socket.SHUT_WR)
+            return
         error = Overloaded("the listener has as many connections as it may")
         sock.send(error_response(error, request_id=self._new_id(), headers=None, head_only=is_head, connection=_CLOSE))
         self.count += 1

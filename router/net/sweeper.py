@@ -41,7 +41,10 @@ def tick_for(timeouts: Iterable[float]) -> float:
 def timeouts_of(config: Config) -> Iterator[float]:
     """Every timeout of a configuration that connections are watched for, in seconds."""
     for listener in config.listeners:
-        yield from (listener.timeouts.header, listener.timeouts.idle, listener.timeouts.stream)
+        timeouts = listener.timeouts
+        yield from (timeouts.header, timeouts.idle, timeouts.stream)
+        if listener.tls is not None:
+            yield timeouts.handshake
     for pool in config.pools:
         yield from (pool.timeouts.head, pool.timeouts.stream, pool.retry.attempt_timeout)
     yield from (route.timeout for route in config.routes)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from router.net.runtime import Runtime
+from router.net.secure import Truncated
 
 __all__ = ["Tunnel"]
 
@@ -133,12 +134,14 @@ class Tunnel:
 
     def lost(self, end: _End, exc: Exception | None) -> None:
         """One side is gone."""
-        self._error = self._error or exc
+        # A WebSocket says its end itself: what came before one that TLS was not told of is passed on all the same.
+        said = None if isinstance(exc, Truncated) else exc
+        self._error = self._error or said
         if end.peer.gone:
             self.deadline = float("inf")
             self.runtime.sweeper.discard(self)
             self._closed(self._error)
-        elif exc is not None:
+        elif said is not None:
             end.peer.reset()
         else:
             self.close()

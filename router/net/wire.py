@@ -13,6 +13,7 @@ import termios
 from collections.abc import Callable
 from typing import Any
 
+from router.net.body import RequestBody
 from router.net.runtime import Runtime
 from router.net.sink import Switch
 from router.net.tunnel import Tunnel
@@ -41,6 +42,7 @@ class ClientWire(asyncio.Protocol):
         "_tail",
         "_tunnel",
         "_unread",
+        "body",
         "deadline",
         "forward",
         "grace",
@@ -53,6 +55,8 @@ class ClientWire(asyncio.Protocol):
         self._runtime = runtime
         #: The exchange under way, if any.
         self.forward: Any = None
+        #: Of the request under way, until its end.
+        self.body: RequestBody | None = None
         #: Whether the connection closes after the next response whose head is yet to be written; and the seconds that
         #: it waits for such a request.
         self.leaves = False
@@ -176,8 +180,14 @@ class ClientWire(asyncio.Protocol):
         self._linger_until = self._runtime.clock() + _LONGEST_LINGER
         self.resume()
         self._due_in(_LINGER)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.transport.write_eof()
+
+    def _leave(self) -> None:
+        self._tail = b""
+        if self.body is None and not self._paused:
+            self.close()
+        else:
+            self.linger()
 
     def abort(self) -> None:
         """Breaks the connection off so that the client cannot take what it has for a whole response."""

@@ -59,6 +59,8 @@ _COMMON = {
     b"x-request-id": ID,
 }
 _VOUCHED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id")
+#: What says whose certificate a client has shown: the router alone says it.
+_PROOF = (b"x-client-cert-subject", b"x-client-cert-fingerprint")
 #: Fields of which a request may hold one at most, beside those that are looked at anyway.
 _ONCE = (b"content-location", b"content-range", b"content-type", b"etag", b"server", b"user-agent")
 _REQUEST = {
@@ -73,6 +75,8 @@ _REQUEST = {
     b"forwarded": FORWARDED,
     b"content_length": DROP,
     b"transfer_encoding": DROP,
+    **_spellings(*_PROOF),
+    **dict.fromkeys(_PROOF, DROP),
     b"expect": EXPECT,
 }
 _RESPONSE = {**_COMMON, b"date": DATE}

@@ -40,6 +40,7 @@ __all__ = [
     "read_interim",
     "read_request",
     "read_response",
+    "without_hsts",
 ]
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
@@ -51,6 +52,7 @@ _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"cl
 
 #: Fields that say where a message ends; only the core writes them.
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_HSTS = re.compile(rb"\r\n(?i:strict-transport-security):[^\r\n]*")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
@@ -206,3 +208,8 @@ def has_control_bytes(head: bytes, lines: int) -> bool:
         lines: how many lines the parser found, the first and the empty one included.
     """
     return head.count(b"\r\n") != lines or head.translate(None, TEXT) != b"\r\n" * lines
+
+
+def without_hsts(lines: bytes) -> bytes:
+    """Lines without Strict-Transport-Security: a browser heeds the first alone (RFC 6797 §8.1)."""
+    return _HSTS.sub(b"", lines)

@@ -26,6 +26,7 @@ __all__ = ["Pool"]
 
 #: What `resettle` takes as it is.
 _SETTINGS = (
+    "security",
     "timeouts",
     "retry",
     "attempt_timeout",
@@ -46,6 +47,7 @@ class Pool(Judging):
         few_ready: the share of a tier's endpoints at or below which health is ignored, or the request refused.
         zone: the router's own, "" where zones are not preferred.
         on_unready: what a pin to an endpoint that is not ready comes to.
+        security: what connections to endpoints speak TLS with; not looked into here.
     """
 
     #: Whether waiting exchanges are being woken right now.
@@ -72,6 +74,7 @@ class Pool(Judging):
         zone: str = "",
         on_unready: Literal["reselect", "refuse"] = "reselect",
         slow_start: SlowStart | None = None,
+        security: Any = None,
     ) -> None:
         limits, ejection, slow_start = limits or Limits(), ejection or EjectionRule(), slow_start or SlowStart()
         super().__init__(
@@ -87,6 +90,7 @@ class Pool(Judging):
         self.hedge_after = self.retry.hedge_after
         self._latency = Quantile(self.retry.hedge_share) if self.retry.hedge_share is not None else None
         self.on_unready = on_unready
+        self.security = security
         self.queue = Queue()
         #: Exchanges admitted and not yet over.
         self.in_flight = 0

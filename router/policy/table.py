@@ -141,12 +141,13 @@ def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random) -> Pool:
+def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random, security: Any = None) -> Pool:
     """A pool without members.
 
     Args:
         zone: the router's own.
         rng: seeds the pool's own generator.
+        security: what connections to https:// endpoints speak TLS with; only net/ looks into it.
     """
     limits, retry, ejection, timing = pool.limits, pool.retry, pool.ejection, parts.timing
     return Pool(
@@ -179,4 +180,5 @@ def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random) ->
         when_few_ready=pool.when_few_ready,
         few_ready=pool.few_ready,
         zone=zone if pool.prefer_zone else "",
+        security=security,
     )

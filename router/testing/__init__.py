@@ -5,6 +5,7 @@ same checks run over every bundled plugin.
 """
 
 from router.testing.affinity import check_affinity
+from router.testing.certificates import check_certificates
 from router.testing.detector import check_detector
 from router.testing.make import (
     FakeClock,
@@ -22,6 +23,7 @@ from router.testing.source import check_source
 __all__ = [
     "FakeClock",
     "check_affinity",
+    "check_certificates",
     "check_detector",
     "check_probe",
     "check_selector",

@@ -11,8 +11,7 @@ from router_discovery.file import FileOptions, FileSource
 from router_discovery.http import HttpOptions, HttpSource
 
 from router import Duration, EndpointSpec, Options
-from router.testing import check_source
-from router.testing import source as laws
+from router.testing import check_source, watched
 
 ONE, TWO = EndpointSpec("http://127.0.0.1:9001"), EndpointSpec("http://127.0.0.1:9002")
 
@@ -120,8 +119,8 @@ def forgotten() -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(laws, "_PATIENCE", 0.2)
-    monkeypatch.setattr(laws, "_LINGER", 0.05)
+    monkeypatch.setattr(watched, "_PATIENCE", 0.2)
+    monkeypatch.setattr(watched, "_LINGER", 0.05)
 
 
 class Coroutine(Right):

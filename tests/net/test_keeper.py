@@ -125,7 +125,7 @@ class Bench:
     ) -> None:
         if (probe is None) != (self.pool.probe is None):
             fresh = Pool("web", self.pool.selector, rng=random.Random(7), probe=(2, 1) if probe is not None else None)
-            self.keeper.resettle(fresh, self.runtime.clock())
+            self.keeper.resettle(fresh, self.runtime.clock(), self.keeper.membership.configured)
         self.keeper.settle(
             specs(names),
             probe=probe,
@@ -250,7 +250,7 @@ async def test_streams_of_open_connections_get_the_new_time(bench: Bench) -> Non
     bench.settle("ab")
     bench.pool.members["a"].connections = Open()
     fresh = Pool("web", First(), rng=random.Random(7), timeouts=Timeouts(stream=9.0))
-    bench.keeper.resettle(fresh, bench.runtime.clock())
+    bench.keeper.resettle(fresh, bench.runtime.clock(), {})
     assert bench.pool.members["a"].connections.stream_timeout == 9.0
 
 
@@ -375,7 +375,7 @@ async def test_plugins_that_raise_are_told(bench: Bench) -> None:
         def update(self, endpoints: Any) -> None:
             raise RuntimeError("oh")
 
-    bench.keeper.resettle(Pool("web", Bad(), rng=random.Random(7)), bench.runtime.clock())
+    bench.keeper.resettle(Pool("web", Bad(), rng=random.Random(7)), bench.runtime.clock(), {})
     bench.settle("a")
     assert [str(error) for _, error in bench.muted] == ["oh"] * len(bench.muted)
     assert bench.muted

@@ -97,7 +97,7 @@ def test_a_plain_response() -> None:
     ],
 )
 def test_health(target: str, draining: bool, status: int) -> None:
-    answer = health_response(Exchange("GET", target), "/h", draining=draining, closes=False)
+    answer = health_response(Exchange("GET", target), "/h", draining=draining)
     assert (int(answer.split(b" ")[1]) if answer is not None else 0) == status
 
 

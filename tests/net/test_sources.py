@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from router import EndpointSpec
-from router.net import sources
+from router.net import sources, sourcing
 from router.net.sources import SourceRun
 
 NEVER = 3600.0
@@ -80,8 +80,8 @@ class Bench:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks again soon."""
-    monkeypatch.setattr(sources, "_FIRST", 0.001)
-    monkeypatch.setattr(sources, "_LONGEST", 0.01)
+    monkeypatch.setattr(sourcing, "_FIRST", 0.001)
+    monkeypatch.setattr(sourcing, "_LONGEST", 0.01)
 
 
 @pytest_asyncio.fixture
@@ -132,7 +132,6 @@ async def test_each_new_set_is_taken_and_the_same_one_is_not(bench: Bench) -> No
         (specs("aa"), "the endpoint 'a' is there twice"),
         ([EndpointSpec("http://a.test"), EndpointSpec("http://a.test:80/")], "is there twice"),
         ([EndpointSpec("a.test")], "an endpoint starts with http://"),
-        ([EndpointSpec("https://a.test")], "TLS to endpoints is not supported yet"),
         ([EndpointSpec("http://a.test", id="a\nb")], "an endpoint's id is printable"),
         ([EndpointSpec("http://a.test", id="x" * 256)], "at most 255 characters"),
         ([EndpointSpec("http://a.test:0")], "port"),
@@ -251,8 +250,8 @@ async def test_pauses_grow_and_vary_and_begin_anew_once_it_has_worked(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(sources, "_FIRST", 1.0)
-    monkeypatch.setattr(sources, "_LONGEST", 8.0)
+    monkeypatch.setattr(sourcing, "_FIRST", 1.0)
+    monkeypatch.setattr(sourcing, "_LONGEST", 8.0)
     sleep = asyncio.sleep
 
     async def told(seconds: float) -> None:
@@ -268,7 +267,7 @@ async def test_pauses_grow_and_vary_and_begin_anew_once_it_has_worked(
         yield specs("a")
         raise RuntimeError("oh")
 
-    monkeypatch.setattr(sources.asyncio, "sleep", told)
+    monkeypatch.setattr(sourcing.asyncio, "sleep", told)
     source = Scripted(*[fails] * 6, works, fails, works, gives(specs("a")))
     run = bench.begin(source)
     await sleep(0)
@@ -288,7 +287,7 @@ async def test_pauses_grow_and_vary_and_begin_anew_once_it_has_worked(
 async def test_closing_waits_for_what_it_cleans_up_though_not_for_ever(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_GRACE", 0.05)
+    monkeypatch.setattr(sourcing, "_GRACE", 0.05)
     ended = []
 
     async def tidy(source: Scripted) -> AsyncIterator[Any]:

@@ -40,6 +40,8 @@ class Sender:
     """A client, an endpoint."""
 
     peer = "192.0.2.1"
+    scheme = "http"
+    proof = b""
 
     def __init__(self, shape: Shape = NO_SHAPE) -> None:
         self.shape = shape

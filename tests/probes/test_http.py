@@ -16,7 +16,7 @@ from router_health.http import HttpProbe, _authority
 from router import Address, Endpoint, EndpointSpec
 from router.options import PluginFault
 from router.plugins import Registry
-from router.testing import check_probe
+from router.testing import check_probe, make_tools
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"
 
@@ -399,7 +399,7 @@ def test_the_options_are_listed() -> None:
     described = registry.describe(entries["http"])
     assert ("statuses", "list of int or str", '["200-399"]') in described
     assert ("tls", "TlsOptions", '{"enabled":"auto","verify":"full","server_name":"","ca":""}') in described
-    assert isinstance(registry.resolve("probe", "http", None).make(None), HttpProbe)  # type: ignore[arg-type]
+    assert isinstance(registry.resolve("probe", "http", None).make(make_tools()), HttpProbe)
 
 
 # The published laws

@@ -11,6 +11,7 @@ import pytest
 from router_health.http_tls import Tls, TlsOptions
 
 from router import Address, Endpoint, EndpointSpec
+from router.testing import make_tools
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"
 
@@ -141,10 +142,10 @@ async def test_a_body_over_tls_that_ends_with_the_connection(bench: Any, certifi
 
 
 def test_the_system_s_authorities_are_read_when_needed_and_once() -> None:
-    tls = Tls(TlsOptions())
+    tls = Tls(TlsOptions(), make_tools())
     assert tls.context(Address("http", "h", 80)) is None
     made = tls.context(Address("https", "h", 443))
     assert made is not None
     assert tls.context(Address("https", "i", 443)) is made
     assert (made.verify_mode, made.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert Tls(TlsOptions(enabled=True)).context(Address("unix", "", 0, "/s")) is not None
+    assert Tls(TlsOptions(enabled=True), make_tools()).context(Address("unix", "", 0, "/s")) is not None
