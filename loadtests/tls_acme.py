@@ -130,6 +130,8 @@ class Stage:
         words = [_program("pebble"), "-config", str(file), "-dnsserver", f"{HOST}:{self.dns.port}"]
         name, home = f"directory-{self.label}", self.home
         environment = {"PEBBLE_VA_SLEEPTIME": str(self.slow)} if self.slow else {"PEBBLE_VA_NOSLEEP": "1"}
+        # Else it takes a name for proved that it has asked for before, half of the time, and refuses nothing.
+        environment["PEBBLE_AUTHZREUSE"] = "0"
         self._directory = home.fleet.start(name, [*home.pins.load, *words], environment)
         trusted, roots = trusting(home.authority.file), b""
 

@@ -163,7 +163,8 @@ def _named(scene: Scene) -> list[Verdict]:
         f"a.www.{WILD}": "",
         WILD: "",
         "unknown.test": "",
-        "": "",
+        # The certificate is for the address that was connected to, too.
+        "": NAME,
     }
     found = {name: subject(s_client(scene, scene.names, name=name)) for name in wanted}
     wrong = [
@@ -173,7 +174,7 @@ def _named(scene: Scene) -> list[Verdict]:
     ]
     missing = subject(s_client(scene, scene.asking["off"], name="unknown.test"))
     wrong += [f"with a default, unknown.test gets {missing or 'none'}"] if missing != NAME else []
-    return [held("names: exact, then wildcard, then the default or none", wrong, f"{len(wanted) + 1} names right")]
+    return [held("names: exact, then wildcard, then the address, the default or none", wrong, f"{len(wanted) + 1} names right")]
 
 
 def _side_by_side(scene: Scene, kind: str) -> Verdict:
