@@ -174,7 +174,13 @@ def _named(scene: Scene) -> list[Verdict]:
     ]
     missing = subject(s_client(scene, scene.asking["off"], name="unknown.test"))
     wrong += [f"with a default, unknown.test gets {missing or 'none'}"] if missing != NAME else []
-    return [held("names: exact, then wildcard, then the address, the default or none", wrong, f"{len(wanted) + 1} names right")]
+    return [
+        held(
+            "names: exact, then wildcard, then the address, the default or none",
+            wrong,
+            f"{len(wanted) + 1} names right",
+        )
+    ]
 
 
 def _side_by_side(scene: Scene, kind: str) -> Verdict:
