@@ -393,7 +393,8 @@ class Traffic(RuleBasedStateMachine):
             exchange.deadline = self.now + time
             driven = Driven(Dispatch(self.pool, exchange))
             self.driven.append(driven)
-            waiting = {endpoint for endpoint, line in self.lines.items() if line}
+            # Nobody waits any more for one that is out: they are about to be woken.
+            waiting = {e for e, line in self.lines.items() if line and (e is None or not self.is_free(e))}
             self.advance(driven)
             assert not (driven.attempts and {None, driven.attempts[0].endpoint} & waiting), "passed those who wait"
             if goes_out and driven.open:
