@@ -11,13 +11,13 @@ INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types pytest check bench hostile faults changes sticky tls clean
+.PHONY: help demo install test lint types pytest check load bench hostile faults changes sticky tls trace clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(INSTALLED) ## three example servers and the router in front of them (LISTEN=127.0.0.1:8080)
-	@$(BIN)/router demo --listen $(LISTEN)
+demo: $(INSTALLED) ## three example servers and the router in front of them (LISTEN=127.0.0.1:8080 TRACE=1)
+	@$(BIN)/router demo --listen $(LISTEN) $(if $(TRACE),--trace $(patsubst 1,127.0.0.1:16687,$(TRACE)))
 
 install: $(INSTALLED) ## leave the command in .venv/bin/router
 	@echo "installed: $(BIN)/router"
@@ -35,6 +35,9 @@ pytest: $(TESTABLE)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types ## lint and types, without the tests
+
+load: $(INSTALLED) ## drive the router with locust and check what comes of it (ARGS=--help)
+	$(BIN)/python loadtests/load.py $(ARGS)
 
 bench: $(INSTALLED) ## measure the router beside its peers (ARGS=--help)
 	$(BIN)/python loadtests/side_by_side.py $(ARGS)
@@ -54,8 +57,11 @@ sticky: $(INSTALLED) ## keep sessions where they are while servers come and go, 
 tls: $(INSTALLED) ## measure TLS, swap certificates under load, try clients, testssl and ACME (ARGS=--quick)
 	$(BIN)/python loadtests/tls.py $(ARGS)
 
+trace: $(TESTABLE) ## measure tracing, and collectors that are slow, hang, or come back (ARGS=--quick)
+	$(BIN)/python loadtests/tracing.py $(ARGS)
+
 clean: ## remove .venv and everything that tools leave behind
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) build dist load-report .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A test set-up holds all that a plain one does.

@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 
 from router.api import (
     Affinity,
+    AtEnd,
     CertificateSource,
     Control,
     Detector,
@@ -25,6 +26,7 @@ from router.api import (
 )
 from router.config import Duration, Share, Size
 from router.errors import RouterError
+from router.explanation import Explanation
 from router.hooks import hookimpl
 from router.model import (
     Address,
@@ -36,6 +38,7 @@ from router.model import (
     EndpointSpec,
     Exchange,
     Members,
+    Note,
     Outcome,
     Response,
 )
@@ -45,6 +48,7 @@ from router.watching import watch_files
 __all__ = [
     "Address",
     "Affinity",
+    "AtEnd",
     "Attempt",
     "Candidates",
     "Certificate",
@@ -57,9 +61,11 @@ __all__ = [
     "EndpointSource",
     "EndpointSpec",
     "Exchange",
+    "Explanation",
     "Factory",
     "Filter",
     "Members",
+    "Note",
     "Observer",
     "Options",
     "Outcome",

@@ -31,6 +31,7 @@ from router.status import Status
 
 __all__ = [
     "Affinity",
+    "AtEnd",
     "CertificateSource",
     "Control",
     "Detector",
@@ -154,12 +155,23 @@ class EndpointSource(Protocol):
     def watch(self) -> AsyncIterator[Sequence[EndpointSpec]]: ...
 
 
+class AtEnd:
+    """What an observer's `request_started` returns to hear of the exchange's end alone, which costs least.
+
+    `request_ended` is then given it as the token, with every attempt in `exchange.attempts`.
+    """
+
+    __slots__ = ()
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Is told what happens; cannot change it. All methods are synchronous and must be quick.
 
-    `request_started` returns a token, or None to hear no more of this exchange. `attempt_started` may append request
-    headers. Optional attribute: `explain(token)`.
+    `request_started` returns a token, an AtEnd, or None to hear no more of this exchange; it may set `exchange.added`,
+    `dropped` and `trace_id`. `attempt_started` may append request headers. Optional method: `explain(token) -> bool`,
+    asked before a decision: True has it explained in `exchange.explained`, and in `explained` of the attempt that it
+    leads to.
     """
 
     def request_started(self, exchange: Exchange) -> Any: ...

@@ -186,12 +186,20 @@ def plugins(as_json: bool) -> None:
     "--listen", type=read_bind, metavar="ADDR", default=_LISTEN, show_default=True, help="Address of the router."
 )
 @click.option("--tls", is_flag=True, help="Answer https, with an authority of its own kept in ./router-tls.")
-def demo(listen: str, tls: bool) -> None:
+@click.option(
+    "--trace",
+    type=read_bind,
+    metavar="[ADDR]",
+    is_flag=False,
+    flag_value="127.0.0.1:16687",
+    help="Show the requests as traces, on a page at ADDR, or else at 127.0.0.1:16687.",
+)
+def demo(listen: str, tls: bool, trace: str | None) -> None:
     """Start three small example servers and the router in front of them, and show which one answers what."""
     from router.demo import run_demo
 
     _log("warning")
-    raise Exit(run_demo(listen, tls))
+    raise Exit(run_demo(listen, tls, trace or ""))
 
 
 @router.command()

@@ -1,7 +1,7 @@
 """Where requests would go: `router check --request` and `--requests`.
 
 Asks the very table that the running router asks, compiled from the same file, and shows what it says. Malformed header
-fields, what filters answer and which endpoint is chosen are no matter of routes, and not told.
+fields and what filters answer are not told; of endpoints it is said who could be chosen were all of them up.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import msgspec
 
 from router.cli_cases import Case, load_cases
 from router.cli_check import show_faults
+from router.cli_explain import print_explanation
 from router.cli_output import print_faults, print_json, print_table, table
 from router.cli_requests import Request
+from router.explanation import Explanation
 from router.faults import ConfigFaults, Fault, Source, did_you_mean
 from router.model import Exchange
 from router.options import share_text
 from router.policy.destination import find_destination
+from router.policy.explaining import explain
 from router.policy.routes import Route
 from router.policy.table import Table
 from router.prepare import prepare_file
@@ -84,14 +87,18 @@ def check_requests(file: Path, requests: Sequence[Request], tests: Path | None, 
         return show_faults(error.faults, as_json)
     routes = prepared.table(1, 0.0)
     asked = [decide(routes, request, prepared.source) for request in requests]
+    why = [_explained(routes, request) for request in requests]
     tested = [decide(routes, case.request, prepared.source) for case in cases]
     faults: list[list[Fault]] = []
     if source is not None:
         faults = [list(_mismatches(*pair, routes, source)) for pair in zip(cases, tested, strict=True)]
     if as_json:
-        _print_json(asked, tested, faults)
+        _print_json(asked, why, tested, faults)
     else:
         _print_table(asked)
+        for explanation in why:
+            print()
+            print_explanation(msgspec.to_builtins(explanation), as_json=False)
         _print_result(tests, faults)
     return int(any(faults))
 
@@ -102,15 +109,7 @@ def decide(table: Table, request: Request, source: Source | None) -> Verdict:
     Args:
         source: the configuration, for the places of routes.
     """
-    exchange = Exchange(
-        method=request.method,
-        target=request.target,
-        host=request.host,
-        head=request.head,
-        client=request.client,
-        scheme=request.scheme,
-    )
-    found = find_destination(table, exchange)
+    found = find_destination(table, _exchange(request))
     route = found.route
     return Verdict(
         request.text,
@@ -121,6 +120,25 @@ def decide(table: Table, request: Request, source: Source | None) -> Verdict:
         found.status,
         found.reason,
     )
+
+
+def _exchange(request: Request) -> Exchange:
+    return Exchange(
+        method=request.method,
+        target=request.target,
+        host=request.host,
+        head=request.head,
+        client=request.client,
+        scheme=request.scheme,
+    )
+
+
+def _explained(table: Table, request: Request) -> Explanation:
+    """Where the request would go, and why, were every endpoint of the configuration up and without work."""
+    for pool in table.pools.values():
+        for endpoint in tuple(pool.members.values()):
+            pool.probed(endpoint, True, "", 0.0)
+    return explain(table, _exchange(request), 0.0)
 
 
 def route_place(route: Route, source: Source | None) -> str:
@@ -172,7 +190,12 @@ def _print_result(tests: Path | None, faults: Sequence[Sequence[Fault]]) -> None
     print(f"{tests}: {count}: " + (f"{wrong} not as expected" if wrong else "ok"))
 
 
-def _print_json(asked: Sequence[Verdict], tested: Sequence[Verdict], faults: Sequence[Sequence[Fault]]) -> None:
-    rows = [msgspec.to_builtins(verdict) for verdict in asked]
+def _print_json(
+    asked: Sequence[Verdict], why: Sequence[Explanation], tested: Sequence[Verdict], faults: Sequence[Sequence[Fault]]
+) -> None:
+    rows = [
+        {**msgspec.to_builtins(verdict), "explained": msgspec.to_builtins(explanation)}
+        for verdict, explanation in zip(asked, why, strict=True)
+    ]
     rows += [{**msgspec.to_builtins(verdict), "ok": not wrong} for verdict, wrong in zip(tested, faults, strict=True)]
     print_json({"ok": not any(faults), "faults": [fault for each in faults for fault in each], "requests": rows})

@@ -34,7 +34,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 _FRAMING = ("connection", "content-length", "transfer-encoding", "trailer", "te", "upgrade", "keep-alive")
 _OWN = {*_FRAMING, "proxy-connection", "proxy-authenticate", "proxy-authorization", "via", "x-request-id"}
-_VOUCHED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+_VOUCHED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-router-explain")
 _PROOF = ("x-client-cert-fingerprint", "x-client-cert-subject")
 _OWN_OF_REQUESTS = {*_OWN, *_VOUCHED, *_PROOF, "expect", "max-forwards"}
 _OWN_OF_RESPONSES = {*_OWN, "date"}

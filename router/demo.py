@@ -8,6 +8,7 @@ outlives the demo, however that ends. The lines come from an observer, which any
 from __future__ import annotations
 
 import shlex
+import socket
 import socketserver
 import subprocess
 import sys
@@ -33,18 +34,21 @@ _TLS_FOLDER = "router-tls"
 _PATIENCE = 3.0
 
 
-def run_demo(listen: str, tls: bool = False) -> int:
+def run_demo(listen: str, tls: bool = False, trace: str = "") -> int:
     """Runs the servers and the router until Ctrl-C or SIGTERM; returns the exit code.
 
     Args:
         listen: address of the router, as in a listener's `bind`.
         tls: whether the router answers https, with a certificate of an authority of its own.
+        trace: address of a page that shows the requests as traces; "" for none.
     """
+    if trace and (trouble := _why_not(trace)):
+        return _refuse(f"the page of traces cannot listen on {trace}: {trouble}", "trace", "127.0.0.1:16688")
     servers: list[ExampleServer] = []
     try:
         for name in _NAMES:
             servers.append(ExampleServer(name))
-        return _route(listen, servers, tls)
+        return _route(listen, servers, tls, trace)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -52,12 +56,30 @@ def run_demo(listen: str, tls: bool = False) -> int:
             server.stop()
 
 
-def _route(listen: str, servers: Sequence[ExampleServer], tls: bool) -> int:
+def _refuse(why: str, option: str, other: str) -> int:
+    print(f"router: {why}\nChoose another address: router demo --{option} {other}", file=sys.stderr)
+    print(f"                    or: make demo {option.upper()}={other}", file=sys.stderr)
+    return 1
+
+
+def _why_not(address: str) -> str:
+    """Why nobody can listen there; "" if one can. Of itself the page joins another router's, as upgrades need it."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except (OSError, ValueError) as error:
+        # What create_server adds in brackets is the address again.
+        return getattr(error, "strerror", "").partition(" (")[0] or "a page needs host:port"
+    return ""
+
+
+def _route(listen: str, servers: Sequence[ExampleServer], tls: bool, trace: str) -> int:
     from router.app import Router, StartError
     from router.prepare import prepare
 
-    prepared = prepare(_config(listen, servers, tls), None, Path.cwd())
-    introduction = iter([_introduction(listen, servers, tls)])
+    prepared = prepare(_config(listen, servers, tls, trace), None, Path.cwd())
+    introduction = iter([_introduction(listen, servers, tls, trace)])
 
     def announce(_line: str) -> None:
         # The first line comes when the router is up; the demo has its own words for the rest.
@@ -67,24 +89,23 @@ def _route(listen: str, servers: Sequence[ExampleServer], tls: bool) -> int:
     try:
         Router(prepared).serve(announce)
     except StartError as error:
-        print(f"router: {error}", file=sys.stderr)
-        print("Choose another address: router demo --listen 127.0.0.1:8081", file=sys.stderr)
-        print("                    or: make demo LISTEN=127.0.0.1:8081", file=sys.stderr)
-        return 1
+        return _refuse(str(error), "listen", "127.0.0.1:8081")
     print("\nStopped: the router and its three servers.", flush=True)
     return 0
 
 
-def _config(listen: str, servers: Sequence[ExampleServer], tls: bool) -> Config:
-    from router.config import Config, Duration, ListenerConfig, PoolConfig, RouteConfig, ServerConfig
+def _config(listen: str, servers: Sequence[ExampleServer], tls: bool, trace: str) -> Config:
+    from router.config import Config, Duration, ListenerConfig, PoolConfig, RetryConfig, RouteConfig, ServerConfig
     from router.model import EndpointSpec
 
+    endpoints = tuple(EndpointSpec(server.url, id=server.name) for server in servers)
+    tracing = {"use": "tracing", "sampling": "always", "export": "none", "viewer": trace}
     return Config(
         server=ServerConfig(shutdown_timeout=Duration(_SLOW + 1)),
         listeners=(ListenerConfig(listen, tls=_tls(listen) if tls else None),),
-        routes=(RouteConfig("web"),),
-        pools=(PoolConfig("web", tuple(EndpointSpec(server.url, id=server.name) for server in servers)),),
-        observers=("router.demo:ShowRequests",),
+        routes=(RouteConfig("web", name="web"),),
+        pools=(PoolConfig("web", endpoints, retry=RetryConfig(on=("connect", "reset", "timeout", "503"))),),
+        observers=("router.demo:ShowRequests", *([tracing] if trace else [])),
     )
 
 
@@ -98,7 +119,7 @@ def _tls(listen: str) -> ListenerTls:
     return ListenerTls(certificates=({"use": "self_signed", "names": names, "folder": _TLS_FOLDER},))
 
 
-def _introduction(listen: str, servers: Sequence[ExampleServer], tls: bool) -> str:
+def _introduction(listen: str, servers: Sequence[ExampleServer], tls: bool, trace: str) -> str:
     url = f"https://{listen}" if tls else f"http://{listen}"
     authority = Path.cwd() / _TLS_FOLDER / "ca.pem"
     curl = f"curl --cacert {shlex.quote(str(authority))}" if tls else "curl"
@@ -107,13 +128,15 @@ def _introduction(listen: str, servers: Sequence[ExampleServer], tls: bool) -> s
     lines += [
         f"  router {url}",
         *([f"  authority to trust, in browsers too: {authority}"] if tls else []),
+        *([f"  traces http://{trace}/  (a file for Jaeger: http://{trace}/traces.json)"] if trace else []),
         "",
         "Try in another terminal:",
         "",
         f"  {curl} {url}/hello",
         f"  for i in 1 2 3 4 5 6; do {curl} -s {url}/ | head -n 1; done",
         f"  {curl} {url}/slow & {curl} {url}/slow & {curl} {url}/fast; wait",
-        f"  kill {servers[1].pid}    # ends server two; the others go on",
+        f"  for i in $(seq 20); do {curl} -s {url}/flaky; done    # fails at two: retries, until two is left out",
+        f"  for i in 1 2 3; do {curl} -s {url}/slow & done; sleep 1; kill {servers[1].pid}; wait    # ends two mid-way",
         "",
         "Each request shows here. Ctrl-C stops everything.",
         "",
@@ -222,13 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         received = self._read_body()
-        if self.path.partition("?")[0] == "/slow":
+        path = self.path.partition("?")[0]
+        if path == "/slow":
             time.sleep(_SLOW)
         lines = [f"server {self.name} answers {self.command} {self.path}", "", "It received:"]
         lines += [f"  {name}: {value}" for name, value in self.headers.items()]
         lines += [f"  and a body of {received} bytes"] if received else []
         body = "\n".join([*lines, ""]).encode()
-        self.send_response(200)
+        self.send_response(503 if path == "/flaky" and self.name == _NAMES[1] else 200)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -1,17 +1,21 @@
-"""What `router explain` says of one request: where it would go now, and why. Plain data; filled in by
-policy/explaining.py, shown by cli_explain.py, carried by the control socket.
+"""What is said of one request: where it would go or went, and why. Plain data; filled in by policy/explaining.py.
 
-All times are seconds from now. At most ten endpoints stand in any list; the counts beside them are whole.
+On spans, by `router explain`, `router check --request`, and to clients that may ask. All times are seconds from now. At
+most ten endpoints stand in any list; the counts beside them are whole.
 """
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+
 import msgspec
+from msgspec.structs import replace
 
 __all__ = ["Choice", "Explanation", "LeftEndpoint", "LeftOut", "Option", "PoolVerdict", "Retries", "Waiting"]
 
 
-class _Data(msgspec.Struct, frozen=True):
+class _Data(msgspec.Struct, frozen=True, gc=False):
     pass
 
 
@@ -130,3 +134,33 @@ class Explanation(_Data, frozen=True):
     filters: tuple[str, ...] = ()
     #: Several if chance decides which one takes it.
     pools: tuple[PoolVerdict, ...] = ()
+    #: The endpoint that took it, where this tells of a request that was sent; else "".
+    chosen: str = ""
+
+    def text(self, limit: int) -> str:
+        """This as JSON in ASCII, in at most `limit` characters: first its lists get shorter, then all else goes."""
+        with suppress(UnicodeEncodeError):  # a lone surrogate, which the slower way can write
+            whole = msgspec.json.encode(self).decode()
+            if len(whole) <= limit and whole.isascii() and whole.isprintable():
+                return whole
+        for most in _LENGTHS:
+            text = json.dumps(msgspec.to_builtins(_shortened(self, most)), separators=(",", ":"))
+            if len(text) <= limit:
+                return text
+        # A character may take twelve.
+        room = max(0, limit - 26) // 24
+        return json.dumps({"request": self.request[:room], "chosen": self.chosen[:room]}, separators=(",", ":"))
+
+
+#: How many entries of its lists an explanation keeps where room is short.
+_LENGTHS = (10, 3, 1, 0)
+
+
+def _shortened(found: Explanation, most: int) -> Explanation:
+    return replace(found, pools=tuple(_shorter(pool, most) for pool in found.pools[: most + 1]))
+
+
+def _shorter(pool: PoolVerdict, most: int) -> PoolVerdict:
+    left_out = tuple(replace(group, endpoints=group.endpoints[:most]) for group in pool.left_out)
+    choices = tuple(replace(choice, options=choice.options[:most]) for choice in pool.choices[: most + 1])
+    return replace(pool, left_out=left_out, choices=choices)

@@ -23,6 +23,7 @@ VALUE_CHARS = 80
 
 _PLURALS = {"pools": "pool", "routes": "route", "listeners": "listener"}
 #: What stands under these is not shown even where it stands in the file itself.
+_PASSWORD = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
 _SECRET_KEYS = frozenset({"secret", "secrets", "password", "token", "eab_hmac_key"})
 #: Nor is what holds this, wherever it stands.
 _PRIVATE = "PRIVATE KEY"
@@ -212,6 +213,8 @@ def _secrets_in(data: Any) -> Iterator[str]:
             yield from (line for line in value.splitlines() if len(line) > 3)
         elif isinstance(value, str) and secret and len(value) > 3 and "${" not in value:
             yield value
+        elif isinstance(value, str):
+            yield from (password for password in _PASSWORD.findall(value) if len(password) > 3)
         elif isinstance(value, dict | list | tuple) and (id(value), secret) not in seen:
             seen.add((id(value), secret))
             items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
@@ -240,7 +243,9 @@ def _literal(value: Any, depth: int) -> str:
     if isinstance(value, str) and _PRIVATE in value:
         return "…"
     if isinstance(value, str):
-        return json.dumps(value[: VALUE_CHARS + 1], ensure_ascii=False)
+        # Before it is cut: half a password is one too.
+        shown = _PASSWORD.sub("://…:…@", value)
+        return json.dumps(shown[: VALUE_CHARS + 1], ensure_ascii=False)
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, dict | list | tuple) and not depth:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from router.endpoints import Address, Candidates, Endpoint, EndpointSpec, Members, parse_address
+from router.explanation import Explanation
 
 __all__ = [
     "Address",
@@ -25,6 +26,7 @@ __all__ = [
     "Exchange",
     "Headers",
     "Members",
+    "Note",
     "Outcome",
     "Response",
     "parse_address",
@@ -66,6 +68,19 @@ class Headers(Mapping[str, str]):
         return f"Headers({dict(self)!r})"
 
 
+class Note(NamedTuple):
+    """Something out of the ordinary that happened to an exchange, for observers."""
+
+    #: Seconds of the router's clock.
+    at: float
+    #: "queued", "left queue", "retry", "no retry", "hedge", "pin broken" or "panic".
+    name: str
+    #: In a few words.
+    reason: str = ""
+    #: The endpoint that it is about; "" for none.
+    endpoint: str = ""
+
+
 class Exchange(msgspec.Struct, eq=False):
     """One client request and its response, with what was decided about it.
 
@@ -103,6 +118,29 @@ class Exchange(msgspec.Struct, eq=False):
     #: Of the response; 0 before there is one.
     status: int = 0
     marks: dict[str, Any] | None = None
+    #: Whole field lines, such as b"traceparent: 00-...\r\n", that go to endpoints beside the client's own, and names,
+    #: in lower case, of the client's that do not; an observer sets them in `request_started`.
+    added: bytes = b""
+    dropped: tuple[bytes, ...] = ()
+    #: Of the trace that it belongs to, in 32 hex digits; an observer sets it; error pages and the log tell it.
+    trace_id: str = ""
+    #: Whether X-Request-ID is the client's own word, and not the router's.
+    named: bool = False
+    #: Address at the other end of the connection, where that is not the client's; else "".
+    peer: str = ""
+    #: Whether it is that of a trusted proxy, whose word is believed.
+    trusted: bool = False
+    #: The target that endpoints see, where the route makes it another.
+    rewritten: str = ""
+    #: Whether the client asks why, and may be told (X-Router-Explain).
+    asks: bool = False
+    #: Why it went where it went last, where the client or an observer wanted to know.
+    explained: Explanation | None = None
+    #: For observers, and kept only where there is one that listens: every attempt, and what was out of the ordinary.
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[Note, ...] = ()
+    #: Bytes to the endpoint and to the client after a switch to WebSocket.
+    relayed: tuple[int, int] | None = None
     _headers: Headers | None = None
     _cookie: bytes | None = None
     #: Where the value of the one Cookie field begins in the head that goes on; 0 if it has to be looked for.
@@ -172,6 +210,12 @@ class Attempt(msgspec.Struct, eq=False):
     status: int = 0
     #: Set once the outcome is decided: at the head for a failing one, else when the lease closes.
     final: Outcome | None = None
+    #: Whether it was begun beside a slow one that was still under way.
+    hedge: bool = False
+    #: When the lease closed.
+    ended_at: float = 0.0
+    #: Why it went to this endpoint, where the client or an observer wanted to know.
+    explained: Explanation | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.open else "closed"

@@ -6,18 +6,25 @@ Requests ask `enabled` first: without observers they pay for one attribute. Noth
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from router.api import Observer
+from router.api import AtEnd, Observer
 from router.model import Attempt, Endpoint, Exchange, Outcome
 
-__all__ = ["Observers", "Tokens"]
+__all__ = ["Heard", "Observers", "Tokens"]
 
 log = logging.getLogger("router.observe")
 
 #: Who asked to hear more of an exchange, each with the token it gave.
 Tokens = list[tuple[Observer, Any]]
+
+#: Those who hear of every attempt, or None; and all, those who hear of the end alone included.
+Heard = tuple[Tokens | None, Tokens]
+
+#: Whole field lines, and nothing else.
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n)*")
 
 
 class Observers:
@@ -35,7 +42,7 @@ class Observers:
     __slots__ = ("_names", "_observers", "_silenced", "enabled", "muted")
 
     def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
-        self._observers = list(observers)
+        self._observers = tuple(observers)
         self._names = _unique(list(names) or [type(observer).__name__ for observer in self._observers])
         if len(self._names) != len(self._observers):
             raise ValueError("as many names as observers")
@@ -47,25 +54,47 @@ class Observers:
     def replace(self, other: Observers) -> None:
         """Takes the observers of a reload. Those of before still hear of exchanges that they know."""
         kept = [(o, n) for o, n in zip(other._observers, other._names, strict=True) if o not in self._silenced]
-        self._observers, self._names = [o for o, _ in kept], [n for _, n in kept]
+        self._observers, self._names = tuple(o for o, _ in kept), [n for _, n in kept]
         named = zip(other._observers, other._names, strict=True)
         still = {name for observer, name in named if observer in self._silenced}
         self.muted = {name: why for name, why in self.muted.items() if name in still}
         self._silenced = [observer for observer in self._silenced if observer in other._observers]
         self.enabled = bool(self._observers)
 
-    def request_started(self, exchange: Exchange) -> Tokens | None:
+    def request_started(self, exchange: Exchange) -> Heard | None:
         """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""
-        tokens: Tokens = []
-        for observer in tuple(self._observers):
+        tokens: Tokens | None = None
+        late: Tokens | None = None
+        for observer in self._observers:
+            before = exchange.added, exchange.dropped, exchange.trace_id
             try:
                 token = observer.request_started(exchange)
+                if (exchange.added, exchange.dropped, exchange.trace_id) != before:
+                    _check_changes(exchange)
             except Exception as error:
+                exchange.added, exchange.dropped, exchange.trace_id = before
                 self._mute(observer, "request_started", error)
+                continue
+            if token is None:
+                continue
+            if isinstance(token, AtEnd):
+                late = [*(late or ()), (observer, token)]
             else:
-                if token is not None:
-                    tokens.append((observer, token))
-        return tokens or None
+                tokens = [*(tokens or ()), (observer, token)]
+        if tokens is None:
+            return None if late is None else (None, late)
+        return tokens, tokens + late if late else tokens
+
+    def explains(self, tokens: Tokens, exchange: Exchange) -> bool:
+        """Whether anybody wants the next decision about this exchange explained."""
+        for observer, token in self._listening(tokens):
+            asked = getattr(observer, "explain", None)
+            try:
+                if asked is not None and asked(token):
+                    return True
+            except Exception as error:
+                self._mute(observer, "explain", error)
+        return False
 
     def attempt_started(
         self, tokens: Tokens, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
@@ -89,11 +118,11 @@ class Observers:
             self._tell(observer, "request_ended", observer.request_ended, token, exchange, error)
 
     def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None:
-        for observer in tuple(self._observers):
+        for observer in self._observers:
             self._tell(observer, "endpoint_changed", observer.endpoint_changed, endpoint, cause)
 
     def table_swapped(self, version: int) -> None:
-        for observer in tuple(self._observers):
+        for observer in self._observers:
             self._tell(observer, "table_swapped", observer.table_swapped, version)
 
     def _listening(self, tokens: Tokens) -> Tokens:
@@ -118,12 +147,21 @@ class Observers:
                 log.error("an observer that is no longer configured is muted: %s raised %r", method, error)
             return
         self._silenced.append(observer)
-        del self._observers[index]
+        self._observers = (*self._observers[:index], *self._observers[index + 1 :])
         name = self._names.pop(index)
         self.muted[name] = f"{method} raised {type(error).__name__}: {error}"
         self.enabled = bool(self._observers)
         log.error('observer "%s" is muted: %s', name, self.muted[name])
         log.debug('traceback of observer "%s"', name, exc_info=error)
+
+
+def _check_changes(exchange: Exchange) -> None:
+    if _LINES.fullmatch(exchange.added) is None:
+        raise ValueError("exchange.added holds whole field lines, as b'name: value\\r\\n'")
+    if type(exchange.dropped) is not tuple or not all(type(name) is bytes for name in exchange.dropped):
+        raise TypeError("exchange.dropped is a tuple of names of fields, as bytes")
+    if type(exchange.trace_id) is not str:
+        raise TypeError("exchange.trace_id is text")
 
 
 def _check_appended(before: list[tuple[bytes, bytes]], headers: list[tuple[bytes, bytes]]) -> None:

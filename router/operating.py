@@ -15,7 +15,6 @@ from router.model import EndpointSpec, Exchange
 from router.net.keeper import Keeper
 from router.policy.explaining import explain
 from router.policy.membership import Override
-from router.prepare import reference_name
 from router.status import (
     Answer,
     AskDrain,
@@ -133,10 +132,7 @@ class Operating:
     def _explain(self, question: AskExplain) -> Explanation:
         serving = self._serving
         assert serving.runtime is not None
-        prepared = serving.staged.prepared
-        strategies = {pool.name: reference_name(pool.selection) for pool in prepared.config.pools}
-        now = serving.runtime.clock()
-        return explain(serving.table, _exchange(question), now, place=prepared.place_of, strategies=strategies)
+        return explain(serving.table, _exchange(question), serving.runtime.clock())
 
 
 def to_hand_over(overrides: Mapping[str, Mapping[str, Override]]) -> dict[str, str]:

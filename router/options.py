@@ -35,6 +35,7 @@ _TOML = {
     "bool": "true or false",
     "null": "nothing",
 }
+_NAME = re.compile(r"[a-z_]+")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
@@ -103,7 +104,12 @@ def read_options(kind: type[Options], table: dict[str, Any], owner: str, beside:
     try:
         return msgspec.convert(table, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:  # a check across fields, in the struct's __post_init__
-        raise _from_validation(error, (), owner) from error
+        fault = _from_validation(error, (), owner)
+        # It may begin with the name of the option that it is about: then it stands there.
+        word = _NAME.match(str(error))
+        if not fault.key and word is not None and word[0] in table:
+            fault.key = (word[0],)
+        raise fault from error
 
 
 def encode_options(options: Options) -> bytes:

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import time
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ class Prepared:
         pools = {pool.name: self.pool(pool) for pool in self.config.pools}
         for config in self.config.pools:
             pools[config.name].update(endpoint_specs(config), now)
-        return build_table(self.config, version=version, pools=pools, filters=self.filters)
+        return self.compile(version, pools)
+
+    def compile(self, version: int, pools: Mapping[str, Pool]) -> Table:
+        """The table over these pools, which stand there by name."""
+        return build_table(self.config, version=version, pools=pools, filters=self.filters, place_of=self.place_of)
 
     def pool(self, config: PoolConfig, security: Any = None) -> Pool:
         """One pool, without members. `security`: what its connections speak TLS with."""
@@ -233,6 +238,7 @@ class _Maker:
             detectors=self._several("detector", pool.detectors, (*at, "detectors")),
             discovery=self._one("discovery", pool.discovery, (*at, "discovery")) if pool.discovery else None,
             discovery_name=reference_name(pool.discovery),
+            selector_name=reference_name(pool.selection),
         )
 
     def _with_core_keys(self, concern: str, ref: PluginRef, at: Key, tls: Any = None) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from router.endpoints import index_specs
 from router.model import EndpointSpec
 from router.net.tls import Store
 from router.policy.pool import Pool
-from router.policy.table import Parts, Table, build_table
+from router.policy.table import Parts, Table
 from router.prepare import Prepared
 from router.securing import EndpointSecurity, ListenerSecurity, Secured
 
@@ -81,7 +81,7 @@ def stage(prepared: Prepared, before: Staged | None, secured: Secured = _NO_TLS)
         ):
             settled.append(name)
     version = before.table.version + 1 if before is not None else 1
-    table = build_table(prepared.config, version=version, pools=pools, filters=prepared.filters)
+    table = prepared.compile(version, pools)
     return Staged(prepared, table, made, fresh, specs, settled, secured)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -70,7 +69,7 @@ def _pool(staged: Staged, keeper: Keeper | None, pool: Pool, now: float) -> Pool
         in_flight=pool.in_flight,
         queue=pool.queue.waiting,
         retries=pool.retries,
-        budget=deepcopy(pool.budget).balance(now),
+        budget=pool.budget.peek(now),
         endpoints=tuple(_endpoints(pool, keeper, reference_name(config.discovery), now)),
         discovery=reference_name(config.discovery),
         discovery_state=source.state if source is not None else "",

@@ -167,7 +167,10 @@ def test_the_place_of_a_route_is_told(config: Path) -> None:
 def test_each_request_is_a_row(config: Path) -> None:
     requests = ("GET https://shop.example/cart/7", "http://[::1]/luck", "http://h/nothing")
     code, text = check(config, *(word for request in requests for word in ("--request", request)))
-    head, _, *rows = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    asked, *explained = text.split("\n\n")
+    head, _, *rows = [re.split(r"  +", line.strip()) for line in asked.splitlines()]
+    told = [line for each in explained for line in each.splitlines() if line.startswith("GET ")]
+    assert told == ["GET https://shop.example/cart/7", "GET http://[::1]/luck", "GET http://h/nothing"]
     assert (code, head) == (0, ["request", "route", "goes to"])
     assert rows == [
         [requests[0], f"cart ({config}:5)", "pool shop"],

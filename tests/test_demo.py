@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import queue
 import re
@@ -12,7 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +28,10 @@ PATIENCE = 30
 class RunningDemo:
     """`router demo` in a process of its own; its lines are read as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "router", "demo", "--listen", f"127.0.0.1:{self.port}"],
+            [sys.executable, "-m", "router", "demo", "--listen", f"127.0.0.1:{self.port}", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -174,6 +178,76 @@ def test_a_taken_port_is_said_with_the_way_out() -> None:
 
 
 @pytest.fixture
+def traced() -> Iterator[RunningDemo]:
+    started = RunningDemo("--trace", f"127.0.0.1:{free_port()}")
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+        started.ended()
+
+
+def traces(url: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+        found: list[dict[str, Any]] = json.load(response)["data"]
+        return found
+
+
+def test_traces_show_what_became_of_a_request(traced: RunningDemo) -> None:
+    said = re.search(r"traces (\S+)  \(a file for Jaeger: (\S+)\)", traced.text)
+    assert said
+    page, file = said.groups()
+    assert file == f"{page}traces.json"
+    with urllib.request.urlopen(page, timeout=PATIENCE) as response:
+        assert b"<title>Traces</title>" in response.read()
+    answers = [traced.get("/flaky") for _ in range(6)]
+    assert {status for status, _ in answers} == {200}
+    assert {body.split()[1] for _, body in answers} <= {"one", "three"}
+    for _ in range(PATIENCE * 20):
+        if len(found := traces(file)) == 6:
+            break
+        time.sleep(0.05)
+    assert len(found) == 6
+    sizes = [len(trace["spans"]) for trace in found]
+    assert 3 in sizes
+    retried = found[sizes.index(3)]["spans"]
+    statuses = [tag["value"] for span in retried for tag in span["tags"] if tag["key"] == "http.response.status_code"]
+    assert statuses == [200, 503, 200]
+    assert traced.stop()[0] == 0
+
+
+def test_the_page_of_traces_goes_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = RunningDemo("--tls", "--trace", f"127.0.0.1:{free_port()}")
+    try:
+        found = re.search(r"traces (http://\S+)", started.text)
+        assert found
+        assert f"router https://127.0.0.1:{started.port}" in started.text
+        assert traces(f"{found[1]}traces.json") == []
+    finally:
+        assert started.stop()[0] == 0
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_page_that_cannot_be_had_is_said_with_the_way_out(taken: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}" if taken else "unix:/nowhere"
+        result = subprocess.run(
+            [sys.executable, "-m", "router", "demo", "--listen", f"127.0.0.1:{free_port()}", "--trace", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    why = "Address already in use" if taken else "a page needs host:port"
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"router: the page of traces cannot listen on {address}: {why}\n"
+        "Choose another address: router demo --trace 127.0.0.1:16688\n"
+        "                    or: make demo TRACE=127.0.0.1:16688\n"
+    )
+
+
+@pytest.fixture
 def example() -> Iterator[demo.ExampleServer]:
     server = demo.ExampleServer("one")
     yield server
@@ -208,6 +282,16 @@ def test_an_example_server_tells_what_it_received_and_keeps_its_connections(exam
     assert "a body of 5 bytes" in post[1]
     assert "a body of 7 bytes" in chunked[1]
     assert last[0] == 200
+
+
+def test_server_two_fails_where_it_should(example: demo.ExampleServer) -> None:
+    two = demo.ExampleServer("two")
+    try:
+        statuses = [ask(server, ("GET", "/flaky?a", None, {}))[0][0] for server in (example, two)]
+        assert statuses == [200, 503]
+        assert ask(two, ("GET", "/", None, {}))[0][0] == 200
+    finally:
+        two.stop()
 
 
 def test_a_stopped_example_server_is_gone(example: demo.ExampleServer) -> None:

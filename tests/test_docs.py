@@ -34,6 +34,7 @@ FOLDERS = [
     "examples/shop",
     "examples/systemd",
     "examples/strategy",
+    "examples/jaeger",
     "examples/tls",
 ]
 PAGES = ["README.md", *(f"{folder}/README.md" for folder in FOLDERS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 import tomllib
@@ -16,14 +17,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from router import Endpoint
+from router import Endpoint, Explanation, Note, Outcome
 from router.contracts import contracts, methods, signature_text
 from router.hooks import HookSpecs
+from router.observe import Observers
 from router.plugins import CONCERNS, Registry
 from router.testing import (
     check_affinity,
     check_detector,
     check_selector,
+    make_attempt,
     make_candidates,
     make_endpoints,
     make_exchange,
@@ -80,7 +83,7 @@ def test_each_example_registers_and_fits_its_protocol(concern: str) -> None:
 def test_every_snippet_is_run_by_a_test() -> None:
     hooks = [hook for hook in HOOKS for snippet in SNIPPETS if f"def {hook}(" in snippet]
     assert Counter(hooks) == dict.fromkeys(HOOKS, 1)
-    assert len(SNIPPETS) == len(HOOKS) + 3
+    assert len(SNIPPETS) == len(HOOKS) + 4
 
 
 @pytest.fixture
@@ -174,6 +177,39 @@ def test_the_observer_example(capsys: pytest.CaptureFixture[str]) -> None:
     observer.endpoint_changed(make_endpoints(1)[0], "ejected")
     assert observer.by_status == {499: 1}
     assert capsys.readouterr().out == "http://127.0.0.1:9001: ejected\n"
+
+
+def test_the_observer_of_the_end_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Told through the router's own parts, with a retry in it."""
+    module: dict[str, Any] = {}
+    exec(next(snippet for snippet in SNIPPETS if "class Stories" in snippet), module)
+    observers, exchange = Observers([module["Stories"]()]), make_exchange(headers={"X-Story": "old"})
+    exchange.id = "7c4a8d09ca3762af61e59520943dc264"
+    heard = observers.request_started(exchange)
+    assert heard is not None
+    assert heard[0] is None, "no attempt is told"
+    assert (exchange.added, exchange.dropped) == (b"X-Story: %b\r\n" % exchange.id.encode(), (b"x-story",))
+    assert (exchange.trace_id, observers.explains(heard[1], exchange)) == (exchange.id, True)
+    one, other = make_endpoints(1, 1)
+    for number, endpoint in enumerate((one, other)):
+        attempt = make_attempt(endpoint)
+        attempt.number, attempt.started, attempt.ended_at = number, 1000.0 + number, 1000.5 + number
+        attempt.final = Outcome("success" if number else "failure")
+        exchange.attempts += (attempt,)
+    exchange.notes = (Note(1000.75, "retry", "refused", other.identity),)
+    exchange.explained = Explanation("GET http://example.test/", chosen=other.identity)
+    observers.request_ended(heard[1], exchange, None)
+    *told, explained = [line.removeprefix(f"{exchange.id}: ") for line in capsys.readouterr().out.splitlines()]
+    assert told == [
+        "http://127.0.0.1:9001 failure in 0.500 s",
+        "http://127.0.0.1:9002 success in 0.500 s",
+        "0.750 s retry: refused",
+    ]
+    assert json.loads(explained)["chosen"] == other.identity
+    assert observers.muted == {}
+    exchange.attempts = ()
+    observers.request_ended(heard[1], exchange, None)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_filter_example() -> None:

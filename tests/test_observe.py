@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from router import Outcome
-from router.observe import Observers
+from router import AtEnd, Outcome
+from router.observe import Observers, Tokens
 from router.testing import make_attempt, make_endpoints, make_exchange
 
 METHODS = ["request_started", "attempt_started", "attempt_ended", "request_ended", "endpoint_changed", "table_swapped"]
@@ -61,14 +61,22 @@ OUTCOME = Outcome("success")
 def drive(observers: Observers) -> list[tuple[bytes, bytes]]:
     """One exchange from end to end; returns the request headers that were added."""
     headers = [(b"Host", b"x")]
-    tokens = observers.request_started(EXCHANGE)
+    tokens, listeners = observers.request_started(EXCHANGE) or (None, None)
     if tokens:
         observers.attempt_started(tokens, EXCHANGE, ATTEMPT, headers)
         observers.attempt_ended(tokens, EXCHANGE, ATTEMPT, OUTCOME)
-        observers.request_ended(tokens, EXCHANGE, None)
+    if listeners:
+        observers.request_ended(listeners, EXCHANGE, None)
     observers.endpoint_changed(ENDPOINT, "ejected")
     observers.table_swapped(2)
     return headers[1:]
+
+
+def begun(observers: Observers) -> Tokens:
+    """The tokens of those who hear of the exchange's end."""
+    heard = observers.request_started(EXCHANGE)
+    assert heard is not None
+    return heard[1]
 
 
 def test_without_observers_nothing_is_enabled() -> None:
@@ -92,7 +100,7 @@ def test_every_step_is_told_with_the_token() -> None:
 def test_no_token_means_not_called_again_for_this_exchange() -> None:
     bored, keen = Recorder(token=None), Recorder(token=0)
     observers = Observers([bored, keen])
-    assert observers.request_started(EXCHANGE) == [(keen, 0)]
+    assert observers.request_started(EXCHANGE) == ([(keen, 0)], [(keen, 0)])
     drive(observers)
     assert "attempt_started" not in bored.methods
     assert "endpoint_changed" in bored.methods
@@ -131,8 +139,7 @@ def test_when_all_are_muted_nothing_is_enabled() -> None:
 def test_one_muted_during_an_exchange_is_not_told_its_end() -> None:
     ill = Recorder(fails_in="endpoint_changed")
     observers = Observers([ill])
-    tokens = observers.request_started(EXCHANGE)
-    assert tokens is not None
+    tokens = begun(observers)
     observers.endpoint_changed(ENDPOINT, "ejected")
     observers.request_ended(tokens, EXCHANGE, None)
     assert ill.methods == ["request_started", "endpoint_changed"]
@@ -141,8 +148,7 @@ def test_one_muted_during_an_exchange_is_not_told_its_end() -> None:
 def test_an_observer_that_fails_twice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     ill = Recorder(fails_in="request_ended")
     observers = Observers([ill])
-    tokens = observers.request_started(EXCHANGE)
-    assert tokens is not None
+    tokens = begun(observers)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             observers.request_ended(tokens, EXCHANGE, None)
@@ -182,3 +188,254 @@ def test_two_of_a_kind_have_names_of_their_own() -> None:
 def test_names_must_fit() -> None:
     with pytest.raises(ValueError, match="as many names"):
         Observers([Recorder()], ["a", "b"])
+
+
+# Those who hear of the end alone
+
+
+def test_who_wants_the_end_alone_hears_of_nothing_between() -> None:
+    late, keen, bored = Recorder(token=AtEnd()), Recorder(token=1), Recorder(token=None)
+    observers = Observers([late, bored, keen])
+    drive(observers)
+    assert late.methods == ["request_started", "request_ended", "endpoint_changed", "table_swapped"]
+    assert late.heard[1] == ("request_ended", late.token, EXCHANGE, None)
+    assert keen.methods == METHODS
+    assert "request_ended" not in bored.methods
+
+
+def test_with_nobody_else_attempts_are_told_to_nobody() -> None:
+    late = Recorder(token=AtEnd())
+    assert Observers([late, Recorder(token=None)]).request_started(EXCHANGE) == (None, [(late, late.token)])
+
+
+class Ends(AtEnd):
+    """A token of an observer's own, with what it wants to keep."""
+
+
+def test_a_token_may_be_made_from_it() -> None:
+    late = Recorder(token=Ends())
+    assert Observers([late]).request_started(EXCHANGE) == (None, [(late, late.token)])
+
+
+def test_a_token_holds_nothing_and_costs_nothing() -> None:
+    assert not hasattr(AtEnd(), "__dict__")
+
+
+def test_one_of_the_end_alone_that_raises_is_muted(caplog: pytest.LogCaptureFixture) -> None:
+    ill, well = Recorder(token=AtEnd(), fails_in="request_ended"), Recorder(token=AtEnd())
+    observers = Observers([ill, well], ["ill", "well"])
+    drive(observers)
+    drive(observers)
+    assert list(observers.muted) == ["ill"]
+    assert well.methods.count("request_ended") == 2
+    assert ill.methods.count("request_started") == 1
+
+
+# Explanations
+
+
+class Curious(Recorder):
+    """Wants to know why, or not."""
+
+    def __init__(self, token: Any, wants: Any) -> None:
+        super().__init__(token)
+        self.wants = wants
+        self.asked: list[Any] = []
+
+    def explain(self, token: Any) -> Any:
+        self.asked.append(token)
+        if isinstance(self.wants, Exception):
+            raise self.wants
+        return self.wants
+
+
+@pytest.mark.parametrize("wants", [True, 1, "yes"])
+def test_one_who_wants_to_know_is_enough(wants: Any) -> None:
+    not_me, me, last = Curious(0, False), Curious(1, wants), Curious(2, True)
+    observers = Observers([Recorder(), not_me, me, last])
+    assert observers.explains(begun(observers), EXCHANGE) is True
+    assert (not_me.asked, me.asked, last.asked) == ([0], [1], []), "each with its own token, and no more than needed"
+
+
+@pytest.mark.parametrize("wants", [False, None, 0])
+def test_where_nobody_wants_to_know_nothing_is_explained(wants: Any) -> None:
+    curious, silent = Curious("token", wants), Recorder()
+    observers = Observers([silent, curious])
+    assert observers.explains(begun(observers), EXCHANGE) is False
+    assert curious.asked == ["token"]
+    assert Observers([silent]).explains([(silent, 1)], EXCHANGE) is False
+
+
+def test_one_who_raises_when_asked_is_muted_and_the_next_is_asked() -> None:
+    ill, well = Curious(0, RuntimeError("observer is ill")), Curious(1, True)
+    observers = Observers([ill, well], ["ill", "well"])
+    tokens = begun(observers)
+    assert observers.explains(tokens, EXCHANGE) is True
+    assert observers.muted == {"ill": "explain raised RuntimeError: observer is ill"}
+    observers.explains(tokens, EXCHANGE)
+    assert ill.asked == [0], "a muted one is not asked again"
+    observers.request_ended(tokens, EXCHANGE, None)
+    assert "request_ended" not in ill.methods
+
+
+# Lines that an observer adds
+
+
+class Adds(Recorder):
+    """Sets what goes to endpoints, and raises after it if told to."""
+
+    def __init__(self, added: Any = b"", dropped: Any = (), fails_in: str = "", trace_id: Any = "") -> None:
+        super().__init__(fails_in=fails_in)
+        self.added, self.dropped, self.trace_id = added, dropped, trace_id
+
+    def request_started(self, exchange: Any) -> Any:
+        exchange.added += self.added
+        exchange.dropped = self.dropped or exchange.dropped
+        exchange.trace_id = self.trace_id or exchange.trace_id
+        return super().request_started(exchange)
+
+
+GOOD = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+BAD = [
+    b"\r\n",
+    b"name",
+    b"name: value",
+    b"name: value\n",
+    b"name: value\r",
+    b"no colon\r\n",
+    b": value\r\n",
+    b"a b: value\r\n",
+    b"name : value\r\n",
+    b" name: value\r\n",
+    b"name: \0\r\n",
+    b"name: a\x7f\r\n",
+    b"name: a\nX-Forwarded-For: 192.0.2.9\r\n",
+    b"name: a\rX-Forwarded-For: 192.0.2.9\r\n",
+    b"name: value\r\n\r\n",
+    b"name: value\r\n\r\nGET / HTTP/1.1\r\n",
+    b"name: value\r\n folded\r\n",
+    b"name: value\r\nother",
+]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        GOOD,
+        GOOD + b"tracestate: a=1,b=2\r\n",
+        b"b3: 0\r\n" * 3,
+        b"name: caf\xe9\t(!)\r\n",
+        b"n: \r\n",
+        b"n: " + b"v" * 9000 + b"\r\n",
+    ],
+)
+def test_whole_lines_stand(added: bytes) -> None:
+    observers, exchange = Observers([Adds(added)]), make_exchange()
+    assert observers.request_started(exchange) is not None
+    assert (exchange.added, observers.muted) == (added, {})
+
+
+@pytest.mark.parametrize("added", BAD)
+def test_what_is_no_line_is_taken_back_and_its_author_muted(added: bytes) -> None:
+    well = Recorder()
+    observers, exchange = Observers([Adds(added), well]), make_exchange()
+    heard = observers.request_started(exchange)
+    assert exchange.added == b""
+    assert list(observers.muted) == ["Adds"]
+    assert heard == ([(well, "token")], [(well, "token")])
+
+
+@pytest.mark.parametrize("added", BAD)
+def test_the_lines_of_others_stay(added: bytes) -> None:
+    observers, exchange = (
+        Observers([Adds(GOOD, (b"tracestate",)), Adds(added, (b"b3",))], ["good", "bad"]),
+        make_exchange(),
+    )
+    observers.request_started(exchange)
+    assert (exchange.added, exchange.dropped) == (GOOD, (b"tracestate",))
+    assert list(observers.muted) == ["bad"]
+
+
+def test_what_one_has_set_before_it_raised_is_taken_back() -> None:
+    for added in (GOOD, b"garbage"):
+        observers, exchange = Observers([Adds(added, (b"b3",), "request_started")]), make_exchange()
+        assert observers.request_started(exchange) is None
+        assert (exchange.added, exchange.dropped) == (b"", ())
+
+
+class Types(Recorder):
+    """Sets one field of an exchange to what it is not."""
+
+    def __init__(self, field: str, value: Any) -> None:
+        super().__init__()
+        self.field, self.value = field, value
+
+    def request_started(self, exchange: Any) -> Any:
+        setattr(exchange, self.field, self.value)
+        return 1
+
+
+@pytest.mark.parametrize("value", ["traceparent: 00\r\n", None, 7, [GOOD]])
+def test_lines_of_another_type_never_reach_the_request(value: Any) -> None:
+    observers, exchange = Observers([Types("added", value)]), make_exchange()
+    observers.request_started(exchange)
+    assert exchange.added == b""
+    assert list(observers.muted) == ["Types"]
+
+
+@pytest.mark.parametrize("value", ["traceparent", b"traceparent", [b"traceparent"], ("traceparent",), (None,), None, 7])
+def test_names_of_another_type_never_reach_the_request(value: Any) -> None:
+    observers, exchange = Observers([Types("dropped", value)]), make_exchange()
+    observers.request_started(exchange)
+    assert exchange.dropped == ()
+    assert list(observers.muted) == ["Types"]
+
+
+@pytest.mark.parametrize("value", [b"0af7651916cd43dd8448eb211c80319c", 7, None])
+def test_a_trace_id_of_another_type_never_reaches_the_log(value: Any) -> None:
+    observers, exchange = Observers([Types("trace_id", value)]), make_exchange()
+    observers.request_started(exchange)
+    assert exchange.trace_id == ""
+    assert list(observers.muted) == ["Types"]
+
+
+# Reloads
+
+
+def test_a_reload_takes_the_new_ones_and_the_old_ones_hear_the_end() -> None:
+    old, late, new = Recorder(1), Recorder(AtEnd()), Recorder(2)
+    observers = Observers([old, late], ["old", "late"])
+    heard = observers.request_started(EXCHANGE)
+    assert heard == ([(old, 1)], [(old, 1), (late, late.token)])
+    observers.replace(Observers([new], ["new"]))
+    observers.request_ended(heard[1], EXCHANGE, None)
+    observers.table_swapped(2)
+    assert old.methods == late.methods == ["request_started", "request_ended"]
+    assert new.methods == ["table_swapped"]
+    observers.replace(Observers())
+    assert not observers.enabled
+
+
+def test_one_that_has_gone_and_raises_is_said_once_and_heard_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    ill = Curious(1, RuntimeError("observer is ill"))
+    observers = Observers([ill])
+    tokens = begun(observers)
+    observers.replace(Observers([Recorder(2)]))
+    for _ in range(2):
+        assert observers.explains(tokens, EXCHANGE) is False
+    observers.request_ended(tokens, EXCHANGE, None)
+    assert (ill.asked, ill.methods, observers.muted) == ([1], ["request_started"], {})
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "an observer that is no longer configured is muted"
+    ]
+
+
+def test_one_that_is_muted_stays_so_over_a_reload() -> None:
+    ill, well = Recorder(fails_in="table_swapped"), Recorder()
+    observers = Observers([ill, well], ["ill", "well"])
+    observers.table_swapped(1)
+    observers.replace(Observers([well, ill], ["well", "ill"]))
+    observers.table_swapped(2)
+    assert (list(observers.muted), ill.methods) == (["ill"], ["table_swapped"])
+    observers.replace(Observers([well], ["well"]))
+    assert observers.muted == {}

@@ -84,7 +84,7 @@ def test_an_option_of_a_plugin_without_any() -> None:
 
 
 def test_a_check_across_options() -> None:
-    assert "low is above high" in faults({"low": 2}, Ordered)[()].message
+    assert "low is above high" in faults({"low": 2}, Ordered)["low",].message
 
 
 def test_a_type_no_file_can_hold_is_told() -> None:

@@ -222,7 +222,7 @@ def test_a_selector_at_fault(folder: Path, pool: str, place: tuple[int, int], ke
         ('probe = { use = "my_parts_here:Mine" }', "", "", "pools[0].probe", "no method check"),
         ('detectors = [{ use = "my_parts_here:Mine" }]', "", "", "pools[0].detectors[0]", "no method observe"),
         ("", 'filters = ["auth"]', "", "routes[0].filters[0]", 'no filter "auth"'),
-        ("", "", '[[observers]]\nuse = "tracing"', "observers[0].use", 'no observer "tracing"'),
+        ("", "", '[[observers]]\nuse = "tracking"', "observers[0].use", 'no observer "tracking"'),
         ("", "", '[[services]]\nuse = "metrics"', "services[0].use", 'no service "metrics"'),
     ],
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from router.errors import RouterError
+from router.faults import visible
 from router.model import Attempt
 from router.net.body import RequestBody
 from router.net.framing import Replay
 from router.net.reply import Reply
 from router.net.upstream import UpstreamConnection
+from router.observe import Tokens
+from router.policy.headers import without_fields
 
 __all__ = ["Ask"]
 
@@ -34,15 +36,20 @@ class Ask(Reply, eq=False):
     _replay: Replay | None = None
     #: Connections of attempts under way.
     _conns: list[UpstreamConnection] = []
-    #: What observers gave at the start; None if none listens.
-    _tokens: Any = None
+    #: What those observers gave at the start that hear of every attempt; None if none does.
+    _tokens: Tokens | None = None
     _over: bool = False
 
     def _observed_head(self, attempt: Attempt) -> bytes:
         """The head as it goes to an endpoint, with what observers add."""
+        assert self._tokens is not None
         more: list[tuple[bytes, bytes]] = []
         self._runtime.observers.attempt_started(self._tokens, self.exchange, attempt, more)
-        return b"".join([self._given, *(b"%b: %b\r\n" % field for field in more), self._vouched])
+        given, rewriting = self._given, self.exchange.route.rewriting
+        if rewriting is not None and more:
+            # What the route sets under the same name would stand beside it.
+            given = without_fields(given, tuple(name.lower() for name, _ in more))
+        return b"".join([given, *(b"%b: %b\r\n" % field for field in more), self._vouched])
 
     def _send_with_body(self, conn: UpstreamConnection, head: bytes) -> None:
         conn.request_done = conn.attempt.whole = self._client.body is None
@@ -106,11 +113,12 @@ class Ask(Reply, eq=False):
 
     def _tell_over(self, error: RouterError | None) -> None:
         """Tells observers that the exchange is over, and the log why it failed, under the id that the client saw."""
-        if self._tokens is not None:
-            self._runtime.observers.request_ended(self._tokens, self.exchange, error)
+        exchange = self.exchange
+        if self._listeners is not None:
+            self._runtime.observers.request_ended(self._listeners, exchange, error)
         if error is not None:
             level = logging.DEBUG if error.source == "client" else logging.WARNING
-            exchange = self.exchange
             tried = ", then ".join(endpoint.identity for endpoint in exchange.tried) or "none"
-            said = "request %s, pool %r, tried %s: %s: %r"
-            log.log(level, said, exchange.id, exchange.pool, tried, error.kind, error.detail)
+            trace = f", trace {visible(exchange.trace_id)}" if exchange.trace_id else ""
+            said = "request %s%s, pool %r, tried %s: %s: %r"
+            log.log(level, said, exchange.id, trace, exchange.pool, tried, error.kind, error.detail)

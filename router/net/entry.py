@@ -7,9 +7,12 @@ import logging
 from typing import Any
 
 from router.errors import BadRequest, BodyTooLarge, InternalError, NoRoute, RouterError
+from router.explanation import Explanation
 from router.net.ask import Ask
 from router.net.filtering import run_filters
+from router.observe import Observers, Tokens
 from router.policy.dispatch import Dispatch
+from router.policy.headers import without_fields
 from router.policy.pool import Pool
 from router.policy.routes import Route
 
@@ -30,7 +33,7 @@ class Entry(Ask, eq=False):
         """Finds the route; then filters, then the pool."""
         runtime, exchange = self._runtime, self.exchange
         if runtime.observers.enabled:
-            self._tokens = runtime.observers.request_started(exchange)
+            self._begin_observed(runtime.observers)
         try:
             route: Route | None = runtime.table.routes.match(exchange)
         except ValueError as error:
@@ -50,6 +53,17 @@ class Entry(Ask, eq=False):
             self._filtering = runtime.loop.create_task(self._filter(route))
         else:
             self._act(route)
+
+    def _begin_observed(self, observers: Observers) -> None:
+        exchange = self.exchange
+        heard = observers.request_started(exchange)
+        if heard is not None:
+            self._tokens, self._listeners = heard
+        if exchange.dropped:
+            self._given = without_fields(self._given, exchange.dropped)
+            exchange.cookie_at = 0
+        if exchange.added:
+            self._vouched = exchange.added + self._vouched
 
     async def _filter(self, route: Route) -> None:
         result = await run_filters(route.filters, self.exchange)
@@ -89,6 +103,10 @@ class Entry(Ask, eq=False):
         at = given.find(b"\r\n")
         target, lines = rewriting.request(exchange.target, given[at:])
         self._given = f"{exchange.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape") + lines
+        if exchange.added:
+            names = tuple(line.partition(b":")[0].lower() for line in exchange.added.splitlines())
+            self._given = without_fields(self._given, names)
+        exchange.rewritten = target
         exchange.cookie_at = 0
 
     def _enter(self, pool: Pool, now: float) -> None:
@@ -98,11 +116,16 @@ class Entry(Ask, eq=False):
             self._edits = True
             if pool.strip is not None and (cookie := self.exchange.cookie):
                 self._given = pool.strip(self._given, cookie, self.exchange.cookie_at)
-        self._dispatch = Dispatch(pool, self.exchange, self._tokens is not None)
-        self._advance(now)
+        self._dispatch = Dispatch(pool, self.exchange, self._listeners is not None)
+        if self._tokens is not None or self.exchange.asks:
+            self._edits, self._follows = self._edits or self.exchange.asks, self._follows and not self.exchange.asks
+            self._advance(now, self._explained(self._tokens, now))
+        else:
+            self._advance(now)
 
     # Forward's
 
     def fail(self, error: RouterError) -> None: ...
     def _close(self, error: RouterError | None, now: float) -> None: ...
-    def _advance(self, now: float) -> None: ...
+    def _advance(self, now: float, explained: Explanation | None = None) -> None: ...
+    def _explained(self, tokens: Tokens | None, now: float) -> Explanation | None: ...

@@ -7,21 +7,29 @@ makes no future and no task at all. Whatever happens, `_close` runs once and lea
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Set
 
+from msgspec.structs import replace
+
 from router.errors import ClientGone, ConnectError, Outpaced, RouterError
+from router.explanation import Explanation
 from router.model import Attempt, Endpoint
 from router.net.connections import Connections
 from router.net.entry import Entry
 from router.net.runtime import wake
 from router.net.sink import Switch
 from router.net.upstream import UpstreamConnection
+from router.observe import Tokens
 from router.policy.actions import RELAY, Answer, Park, Relay, Retry, Sleep
+from router.policy.explaining import explain_decision
 from router.policy.plain import ResponseHead
 from router.policy.pool import Pool
 from router.policy.retry import IDEMPOTENT
 
 __all__ = ["Forward"]
+
+log = logging.getLogger("router")
 
 
 class Forward(Entry, eq=False):
@@ -35,21 +43,42 @@ class Forward(Entry, eq=False):
         """Asks for the next step and begins it. Called by timers, and when a ticket is woken."""
         self._cancel_timer()
         if not self._over:
-            self._advance(self._runtime.clock())
+            now = self._runtime.clock()
+            self._advance(now, self._explained(self._listeners, now))
 
-    def _advance(self, now: float) -> None:
+    def _advance(self, now: float, explained: Explanation | None = None) -> None:
+        """The same. `explained`: why it will go where it goes, where somebody wants to know."""
         dispatch = self._dispatch
         action = dispatch.next(now)
         if type(action) is Attempt:
+            if explained is not None:
+                chosen = replace(explained, chosen=action.endpoint.identity)
+                self.exchange.explained = action.explained = chosen
             self._try(action, dispatch.pool, now)
         elif type(action) is Answer:
+            self._explain_end(explained or self._explained(self._listeners, now))
             self.fail(action.error)
         elif type(action) is Park or type(action) is Sleep:
             if type(action) is Park:
                 action.ticket.wake = self.advance
+                self._explain_end(explained)
             self._call_later(action.until - now)
         elif dispatch.live:
             self._call_for_hedge(dispatch.live[-1], now)
+
+    def _explained(self, tokens: Tokens | None, now: float) -> Explanation | None:
+        """Why the exchange goes where it goes next, if somebody wants to know: as things are before that is decided."""
+        exchange, runtime = self.exchange, self._runtime
+        if exchange.asks or (tokens is not None and runtime.observers.explains(tokens, exchange)):
+            try:
+                return explain_decision(runtime.table, exchange, self._dispatch, now)
+            except Exception as error:
+                log.error("request %s: the decision cannot be explained: %r", exchange.id, error)
+        return None
+
+    def _explain_end(self, explained: Explanation | None) -> None:
+        """Keeps why nothing is sent now, but never in place of why something was."""
+        self.exchange.explained = self.exchange.explained or explained
 
     def _call_later(self, seconds: float) -> None:
         self._timer = self._runtime.loop.call_later(max(0.0, seconds), self.advance)
@@ -119,7 +148,7 @@ class Forward(Entry, eq=False):
 
     def needs(self, plugin: object) -> bool:
         """Whether this exchange may still call a plugin object."""
-        if any(observer is plugin for observer, _ in self._tokens or ()):
+        if any(observer is plugin for observer, _ in self._listeners or ()):
             return True
         route = self.exchange.route
         return route is not None and (any(each is plugin for each in route.filters) or route.leads_to(plugin))
@@ -148,8 +177,9 @@ class Forward(Entry, eq=False):
             self._cancel(verdict, now)
         self._conns.remove(conn)
 
-        def closed(error: Exception | None) -> None:
+        def closed(error: Exception | None, relayed: tuple[int, int]) -> None:
             now = self._runtime.clock()
+            self.exchange.relayed = relayed
             self._attempt_ended(attempt, None, now)
             self._close(None, now)
 
@@ -162,7 +192,7 @@ class Forward(Entry, eq=False):
         if not done:
             conn.abandon()
         self._attempt_ended(attempt, None, now)
-        self._advance(now)
+        self._advance(now, self._explained(self._listeners, now))
 
     def on_body(self, conn: UpstreamConnection, data: bytes, done: bool, now: float) -> None:
         self._relay_body(data, done)
@@ -203,7 +233,7 @@ class Forward(Entry, eq=False):
         self._conns.remove(conn)
         dispatch = self._dispatch
         dispatch.ended(conn.attempt, None, now)
-        if dispatch.live or self._timer is not None or self._tokens is not None:
+        if dispatch.live or self._timer is not None or self._listeners is not None:
             self._tell_ended(conn.attempt)
             self._close(None, now)
             return

@@ -121,7 +121,7 @@ def _open_parsed(
     authority = listener.authority.decode()
     first = f"{message.method} {target} HTTP/1.1".encode("utf-8", "surrogateescape")
     sent = first + _FORGED.sub(b"", lines) + conn.proof
-    lines, length, expects, request_id, forwarded, options = read_request(fields, lines)
+    lines, length, expects, request_id, forwarded, options, asks = read_request(fields, lines)
     if message.method in ("OPTIONS", "TRACE"):
         lines = one_hop_less(message.method, lines)
     key = websocket_key(message.method, version, fields, options, length) if b"upgrade" in options else b""
@@ -131,14 +131,16 @@ def _open_parsed(
         raise BadRequest("Transfer-Encoding in HTTP/1.0")
     if any(name.lower() == b"via" and _names(value, runtime.pseudonym) for name, value in fields):
         raise LoopDetected(f"Via holds {runtime.pseudonym.decode()}")
+    trusted = False
     if vouched is None:
         table = runtime.table
-        heard = forwarded if table.trusts(peer) else []
+        trusted = table.trusts(peer)
+        heard = forwarded if trusted else []
         client, said = client_of(peer, scheme, host or authority, heard, table.trusts, forwarded=table.forwarded)
         said = conn.proof.decode("latin-1") + said
     else:
         client, said = peer, vouched.decode("latin-1") + f"{host or authority}\r\n"
-    request_id = request_id or runtime.new_id()
+    named, request_id = bool(request_id), request_id or runtime.new_id()
     exchange = Exchange(
         message.method,
         target,
@@ -151,6 +153,8 @@ def _open_parsed(
         runtime.clock(),
         request_id,
     )
+    exchange.named, exchange.trusted, exchange.peer = named, trusted, peer if peer != client else ""
+    exchange.asks = asks and trusted and runtime.table.trusts(client)
     expects = expects and version >= _HTTP_1_1
     via = f"Via: {version.major}.{version.minor} {runtime.pseudonym.decode()}\r\n"
     added = f"{said}{via}X-Request-ID: {request_id}\r\n\r\n".encode("latin-1")

@@ -13,6 +13,7 @@ from http import HTTPStatus
 import msgspec
 
 from router.errors import RouterError
+from router.faults import visible
 from router.model import Exchange, Response
 from router.policy.headers import is_valid_field
 
@@ -24,7 +25,7 @@ _HTML = """<!doctype html>
 <title>{status} {reason}</title>
 <h1>{status} {reason}</h1>
 <p>{title}</p>
-<p><small>{kind} &middot; request {request}</small></p>
+<p><small>{kind} &middot; request {request}{traced}</small></p>
 </html>
 """
 
@@ -78,25 +79,32 @@ def error_response(
     headers: Mapping[str, str] | None,
     head_only: bool = False,
     connection: bytes = b"",
+    trace_id: str = "",
 ) -> bytes:
     """The answer to an exchange that failed.
 
     Args:
+        trace_id: of the trace that the request belongs to; "" where there is none.
         headers: of the request, for its Accept field; None if it never became one.
         connection: a whole Connection line, or nothing.
     """
     status = error.status
     fields = {"status": status, "kind": error.kind, "title": error.title, "request": request_id}
+    if trace_id:
+        fields["trace"] = trace_id
     accept = (headers.get("Accept") or "") if headers is not None else ""
     if "text/html" in accept:
         media = b"text/html; charset=utf-8"
-        body = _HTML.format(reason=_REASONS.get(status, ""), **{k: escape(str(v)) for k, v in fields.items()}).encode()
+        shown = {key: escape(str(value)) for key, value in {"trace": "", **fields}.items()}
+        shown["traced"] = f" &middot; trace {escape(trace_id)}" if trace_id else ""
+        body = _HTML.format(reason=_REASONS.get(status, ""), **shown).encode()
     elif "application/json" in accept or "+json" in accept:
         media = b"application/json"
         body = msgspec.json.encode({"error": fields}) + b"\n"
     else:
         media = b"text/plain; charset=utf-8"
-        body = f"{status} {error.kind}: {error.title}\nrequest {request_id}\n".encode()
+        trace = f"trace {visible(trace_id)}\n" if trace_id else ""
+        body = f"{status} {error.kind}: {error.title}\nrequest {request_id}\n{trace}".encode()
     extra = b"X-Request-ID: %b\r\n" % request_id.encode("latin-1")
     if status == 503:
         extra += b"Retry-After: 1\r\n"
@@ -130,10 +138,14 @@ def given_response(answer: Response, *, head_only: bool, connection: bytes = b""
     """A filter's own answer as bytes; its framing is the core's, whatever the filter says.
 
     Args:
-        connection: a whole Connection line, or nothing.
+        connection: whole lines of the router's own, or nothing.
         hsts: the listener's Strict-Transport-Security as a whole line, in place of the filter's; or nothing.
     """
-    lines = [b"%b: %b\r\n" % field for field in answer.headers if is_valid_field(*field)]
+    lines = [
+        b"%b: %b\r\n" % field
+        for field in answer.headers
+        if is_valid_field(*field) and field[0].lower() not in (b"x-request-id", b"x-router-explain")
+    ]
     if hsts:
         lines = [line for line in lines if not line.lower().startswith(b"strict-transport-security:")] + [hsts]
     bodiless = answer.status in (204, 304)

@@ -13,7 +13,9 @@ from router.net.pages import date_line, error_response, given_response, status_l
 from router.net.runtime import Runtime
 from router.net.sink import Switch
 from router.net.upstream import UpstreamConnection
-from router.policy.headers import read_interim, without_hsts
+from router.observe import Tokens
+from router.policy.explaining import explain_answer
+from router.policy.headers import read_interim, without_fields, without_hsts
 from router.policy.plain import BODY_TO_END, ResponseHead
 from router.policy.upgrades import SWITCH_LINES
 
@@ -25,6 +27,9 @@ __all__ = ["Reply"]
 #: A first piece of a body larger than this is written after its head, not copied behind it.
 _LARGE = 16 << 10
 _HTTP_1_1 = (1, 1)
+_EXPLAINED = (b"x-router-explain",)
+#: Bytes of the field that explains: others between here and the client have limits for whole heads.
+_LONGEST_EXPLAINED = 4096
 
 
 class Reply(msgspec.Struct, eq=False):
@@ -53,6 +58,8 @@ class Reply(msgspec.Struct, eq=False):
     _passed_on: bool = False
     #: Whether pieces of the response are to be framed as chunks here.
     _chunks: bool = False
+    #: What all observers gave at the start; None if none listens.
+    _listeners: Tokens | None = None
     #: Whether only the end of the connection ends the response, for an HTTP/1.0 client.
     _unframed: bool = False
 
@@ -87,7 +94,7 @@ class Reply(msgspec.Struct, eq=False):
     def _edited_head(self, head: bytes, endpoint: Endpoint) -> bytes:
         """An endpoint's head after affinity, filters, and what the route sets and removes."""
         marked = self._dispatch.pool.marks(endpoint, self.exchange, head)
-        if not marked and self.exchange.route.plain:
+        if not marked and self.exchange.route.plain and not self.exchange.asks:
             return head
         at = head.find(b"\r\n")
         return head[:at] + self._edited(head[at:-2], endpoint, marked) + b"\r\n"
@@ -102,7 +109,24 @@ class Reply(msgspec.Struct, eq=False):
         route, pool = exchange.route, self._dispatch.pool
         if route.filters or marked:
             lines = changed_by_plugins(lines, exchange, endpoint, pool, marked)
+        if exchange.asks:
+            # What the endpoint says of itself under this name is not the router's word.
+            lines = without_fields(lines, _EXPLAINED) + self._explained_line()
         return lines if route.rewriting is None else cast(bytes, route.rewriting.response(lines))
+
+    def _explained_line(self) -> bytes:
+        """What a client that may ask is told of how the router decided; b"" for others."""
+        exchange = self.exchange
+        if not exchange.asks or exchange.explained is None:
+            return b""
+        return b"X-Router-Explain: %b\r\n" % exchange.explained.text(_LONGEST_EXPLAINED).encode()
+
+    def _explain_answer(self, error: RouterError | None) -> None:
+        """Says why there is no endpoint's response, to whoever wants to know."""
+        exchange, runtime = self.exchange, self._runtime
+        told = self._listeners is not None and runtime.observers.explains(self._listeners, exchange)
+        if exchange.explained is None and (exchange.asks or told):
+            exchange.explained = explain_answer(runtime.table, exchange, error)
 
     def _relay_switch(self, switch: Switch, endpoint: Endpoint) -> None:
         """Passes on that the endpoint switches to WebSocket."""
@@ -145,22 +169,26 @@ class Reply(msgspec.Struct, eq=False):
         exchange = self.exchange
         self._close_if_unread()
         exchange.status = error.status
+        self._explain_answer(error)
         self._client.write(
             error_response(
                 error,
                 request_id=exchange.id,
                 headers=exchange.headers,
                 head_only=exchange.method == "HEAD",
-                connection=self._connection() + self._client.hsts,
+                connection=self._connection() + self._client.hsts + self._explained_line(),
+                trace_id=exchange.trace_id,
             )
         )
 
     def _answer(self, answer: Response) -> None:
-        """A filter's response."""
+        """The response of a filter, or of the route."""
         self._close_if_unread()
-        head_only, connection = self.exchange.method == "HEAD", self._connection()
-        data = given_response(answer, head_only=head_only, connection=connection, hsts=self._client.hsts)
-        self.exchange.status = answer.status
+        exchange = self.exchange
+        exchange.status = answer.status
+        self._explain_answer(None)
+        own = b"X-Request-ID: %b\r\n" % exchange.id.encode() + self._connection() + self._explained_line()
+        data = given_response(answer, head_only=exchange.method == "HEAD", connection=own, hsts=self._client.hsts)
         self._client.write(data)
 
     def _close_if_unread(self) -> None:

@@ -124,14 +124,18 @@ class ClientWire(asyncio.Protocol):
     def gone(self) -> None:
         """The transport is closed, or joined to another one that is."""
 
-    def switch(self, switch: Switch, closed: Callable[[Exception | None], None]) -> None:
-        """Joins this connection with an endpoint's; `closed` is called once, when both are gone."""
+    def switch(self, switch: Switch, closed: Callable[[Exception | None, tuple[int, int]], None]) -> None:
+        """Joins this connection with an endpoint's.
+
+        Args:
+            closed: called once, when both are gone, with the bytes that went to the endpoint and to the client.
+        """
         self.deadline = _NEVER
         tail, self._tail = self._tail, b""
 
         def over(error: Exception | None) -> None:
-            self._tunnel = self.transport = None
-            closed(error)
+            tunnel, self._tunnel, self.transport = self._tunnel, None, None
+            closed(error, (tunnel.to_endpoint, tunnel.to_client) if tunnel is not None else (0, 0))
             self.gone()
 
         self._tunnel = Tunnel(

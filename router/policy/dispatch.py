@@ -12,15 +12,12 @@ the tickets that `pool.grant()` yields. Methods may be called in any order that 
 
 from __future__ import annotations
 
-import msgspec
-
 from router.errors import ClientGone, NothingReady, Overloaded, RouterError, UpstreamError, UpstreamTimeout
-from router.model import Attempt, Candidates, Endpoint, Exchange, Outcome
-from router.policy.actions import RELAY, RETRY, Action, Answer, Park, Relay, Retry, Sleep
+from router.model import Attempt, Candidates, Endpoint, Outcome
+from router.policy.actions import RELAY, RETRY, Action, Answer, Relay, Retry, Sleep
+from router.policy.admission import Admission
 from router.policy.outcomes import StatusError, answer, outcome_of
-from router.policy.pool import Pool
 from router.policy.retry import SAFE, backoff, may_retry
-from router.policy.waiting import Ticket
 
 __all__ = ["Dispatch"]
 
@@ -29,28 +26,17 @@ _NEVER = float("inf")
 _FAILING = frozenset({500, 502, 503, 504})
 
 
-class Dispatch(msgspec.Struct, eq=False):
-    """One exchange's way through its pool.
+class Dispatch(Admission, eq=False):
+    """One exchange's way through its pool. `tell`: whether outcomes are wanted even if the pool has no use for them."""
 
-    Args:
-        tell: whether outcomes are wanted even if the pool has no use for them (observers).
-    """
-
-    pool: Pool
-    exchange: Exchange
-    tell: bool = False
     #: Attempts whose lease is open.
     live: list[Attempt] = []
     _begun: bool = False
-    _admitted: bool = False
     _passed_on: bool = False
     _replayable: bool = True
     _tries: int = 0
     _sleeps: int = 0
     _slept: int = 0
-    _ticket: Ticket | None = None
-    #: Whether it has waited for the session's server, which is full, for long enough.
-    _unpinned: bool = False
     _error: RouterError | None = None
 
     # What to do next
@@ -61,7 +47,7 @@ class Dispatch(msgspec.Struct, eq=False):
             self._begun = True
             pool.budget.deposit(now)
             if self.exchange.deadline > now and pool.in_flight < pool.limits.in_flight and not pool.queue.tickets:
-                self._admitted = True
+                self.admitted = True
                 pool.in_flight += 1
                 return self._choose(now)
         if self.live:
@@ -70,7 +56,7 @@ class Dispatch(msgspec.Struct, eq=False):
             return Answer(self._error.status, self._error)
         if self.exchange.deadline <= now:
             return answer(UpstreamTimeout("the route's timeout is over"))
-        if not self._admitted or self._ticket is not None:
+        if not self.admitted or self._ticket is not None:
             waiting = self._admit(now)
             if waiting is not None:
                 return waiting
@@ -78,13 +64,22 @@ class Dispatch(msgspec.Struct, eq=False):
 
     def _may_go_on(self, error: RouterError, now: float) -> bool:
         """Whether one more try is allowed after this failure."""
+        why = self._objection(error, now)
+        if why:
+            self.note(now, "no retry", why)
+        return not why
+
+    def _objection(self, error: RouterError, now: float) -> str:
+        """What stands against one more try; "" if nothing does."""
         pool = self.pool
-        if not isinstance(error, UpstreamError) or self._tries > pool.retry.attempts:
-            return False
+        if not isinstance(error, UpstreamError):
+            return error.title
+        if self._tries > pool.retry.attempts:
+            return "no attempts left"
         # What was never sent did nothing: it goes on to another endpoint whatever the reason.
         if error.sent and error.reason not in pool.retry.reasons and error.reason != "status":
-            return False
-        return not may_retry(
+            return "not in retry.on"
+        return may_retry(
             head_passed=self._passed_on,
             replayable=self._replayable,
             sent=error.sent,
@@ -93,43 +88,6 @@ class Dispatch(msgspec.Struct, eq=False):
             now=now,
             deadline=self.exchange.deadline,
         )
-
-    def _admit(self, now: float) -> Action:
-        """The pool's limit: None when admitted, else what to do instead."""
-        pool, ticket = self.pool, self._ticket
-        if ticket is not None:
-            if ticket.granted:
-                self._ticket = None
-                self._admitted = True
-                return None
-            if now >= pool.due:
-                pool.tick(now)
-            if pool.grants(ticket, now):
-                self._ticket = None
-                self._admitted = True
-                return None
-            if now < ticket.until:
-                return Park(ticket, min(ticket.until, pool.due))
-            pool.queue.leave(ticket)
-            self._ticket = None
-            self._unpinned = ticket.endpoint is not None
-            return None if self._unpinned else answer(Overloaded("waited in the queue for too long"))
-        if pool.has_room():
-            pool.in_flight += 1
-            self._admitted = True
-            return None
-        return self._park(now)
-
-    def _park(self, now: float, endpoint: Endpoint | None = None) -> Action:
-        """Waits for room: at this endpoint, or at any."""
-        pool = self.pool
-        until = min(now + pool.limits.queue_timeout, self.exchange.deadline)
-        if self._unpinned:
-            return answer(Overloaded("waited for the session's server, and the others are full"))
-        if pool.queue.waiting >= pool.limits.queue:
-            return answer(Overloaded(f"the limit is reached, and {pool.limits.queue or 'none'} may wait"))
-        self._ticket = pool.queue.park(Ticket(until, admitted=self._admitted, endpoint=endpoint))
-        return Park(self._ticket, min(until, pool.due))
 
     def _choose(self, now: float) -> Action:
         pool, exchange = self.pool, self.exchange
@@ -185,17 +143,27 @@ class Dispatch(msgspec.Struct, eq=False):
         endpoint = exchange.pinned
         if endpoint is None or endpoint in exchange.tried:
             return None
-        if not pool.is_usable(endpoint, now):
-            refuse = pool.on_unready == "refuse"
-            return answer(NothingReady("the session's server is not ready")) if refuse else None
-        if endpoint.load < endpoint.limit:
-            return self._open(endpoint, now)
-        if not self._unpinned and pool.queue.waiting < pool.limits.queue:
-            return self._park(now, endpoint)
-        return answer(Overloaded("the session's server is full")) if pool.on_unready == "refuse" else None
+        if pool.is_usable(endpoint, now):
+            if endpoint.load < endpoint.limit:
+                return self._open(endpoint, now)
+            if not self._unpinned and pool.queue.waiting < pool.limits.queue:
+                return self._park(now, endpoint)
+            return self._break_pin(endpoint, Overloaded("the session's server is full"), now)
+        out = "ejected" if endpoint.health.ejection.lasts(now) else "not ready"
+        return self._break_pin(endpoint, NothingReady(f"the session's server is {out}"), now)
+
+    def _break_pin(self, endpoint: Endpoint, why: RouterError, now: float) -> Action:
+        """The session cannot stay where it is: None where another endpoint is to be chosen."""
+        if self.pool.on_unready == "refuse":
+            return answer(why)
+        if not any(note.name == "pin broken" for note in self.exchange.notes):
+            self.note(now, "pin broken", why.detail, endpoint)
+        return None
 
     def _open(self, endpoint: Endpoint, now: float) -> Attempt:
         pool, exchange = self.pool, self.exchange
+        if self.tell and endpoint.home is None and not pool.is_usable(endpoint, now):
+            self.note(now, "panic", "health is ignored", endpoint)
         pool.acquire(endpoint, now)
         timeout = pool.attempt_timeout
         if exchange.deadline != _NEVER:
@@ -205,12 +173,23 @@ class Dispatch(msgspec.Struct, eq=False):
             attempt.hedge_after = pool.hedge_after
         if self._tries:
             pool.retries += 1
-            if not self.live and self._error is not None and self._error.sent:
-                pool.budget.withdraw(now)
+            if not self.live:
+                self._note_retry(endpoint, now)
+        if self.tell:
+            exchange.attempts = (*exchange.attempts, attempt)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
         self.live.append(attempt)
         return attempt
+
+    def _note_retry(self, endpoint: Endpoint, now: float) -> None:
+        error, pinned = self._error, self.exchange.pinned
+        if error is not None:
+            self.note(now, "retry", error.detail, endpoint)
+            if pinned is not None and endpoint is not pinned is self.exchange.tried[-1]:
+                self.note(now, "pin broken", "the session's server has failed", pinned)
+            if error.sent:
+                self.pool.budget.withdraw(now)
 
     def _hedge(self, now: float) -> Action:
         """A second attempt beside a slow one: safe methods only, out of the same budget, never at the same endpoint."""
@@ -224,7 +203,10 @@ class Dispatch(msgspec.Struct, eq=False):
         rest = candidates.without(exchange.tried) if candidates else None
         if not rest or not pool.budget.withdraw(now):
             return None
-        return self._open(self._selected(rest), now)
+        attempt = self._open(self._selected(rest), now)
+        attempt.hedge = True
+        self.note(now, "hedge", f"no head within {slow.hedge_after:g} s", attempt.endpoint)
+        return attempt
 
     # What has happened
 
@@ -252,6 +234,8 @@ class Dispatch(msgspec.Struct, eq=False):
         error = StatusError(f"status {status}", sent=True)
         candidates = self.pool.candidates(self.exchange, now)
         others = candidates is not None and any(e not in self.exchange.tried for e in candidates)
+        if not others:
+            self.note(now, "no retry", "nobody else is ready")
         if not others or not self._may_go_on(error, now):
             return False
         self._error = error
@@ -277,6 +261,7 @@ class Dispatch(msgspec.Struct, eq=False):
         if not attempt.open:
             return
         attempt.open = False
+        attempt.ended_at = now
         self.live.remove(attempt)
         pool = self.pool
         pool.release(attempt.endpoint, now)
@@ -291,8 +276,8 @@ class Dispatch(msgspec.Struct, eq=False):
             self.ended(self.live[0], ClientGone(), now)
         if self._ticket is not None:
             self.pool.queue.leave(self._ticket)
-            self._admitted = self._admitted or self._ticket.granted
+            self.admitted = self.admitted or self._ticket.granted
             self._ticket = None
-        if self._admitted:
-            self._admitted = False
+        if self.admitted:
+            self.admitted = False
             self.pool.in_flight -= 1

@@ -6,22 +6,24 @@ not foreseen: what detectors would say at their next tick, and the next step of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from copy import copy, deepcopy
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import copy
 from itertools import islice
 from typing import Any
 
+from router.errors import RouterError
 from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, Option, PoolVerdict, Retries, Waiting
 from router.faults import visible
 from router.model import Endpoint, Exchange
 from router.policy.destination import find_destination
+from router.policy.dispatch import Dispatch
 from router.policy.pool import Pool
-from router.policy.retry import IDEMPOTENT, SAFE, RetryRule
-from router.policy.routes import Route
+from router.policy.retry import IDEMPOTENT, SAFE
 from router.policy.standing import LineUp, Part, ailment, detail_of, limit_at, line_up, state_at
 from router.policy.table import Table
 
-__all__ = ["explain"]
+__all__ = ["explain", "explain_answer", "explain_decision"]
 
 _NEVER = float("inf")
 #: Endpoints in one list, and characters of what a plugin says.
@@ -31,21 +33,12 @@ _LONGEST = 200
 _ROUNDING = 1e-9
 
 
-def explain(
-    table: Table,
-    exchange: Exchange,
-    now: float,
-    *,
-    place: Callable[[Route], str] = lambda route: "",
-    strategies: Mapping[str, str] | None = None,
-) -> Explanation:
+def explain(table: Table, exchange: Exchange, now: float) -> Explanation:
     """Where the exchange would go, and why.
 
     Args:
         exchange: as a listener would have made it; it stays as it is.
         now: seconds of the router's clock.
-        place: file and line of a route, where they are known.
-        strategies: the name of each pool's strategy as the configuration has it; the name of its class if left out.
     """
     asked = copy(exchange)
     found = find_destination(table, asked)
@@ -54,12 +47,11 @@ def explain(
         return Explanation(visible(request), status=found.status, reason=visible(found.reason))
     asked.route = route
     asked.deadline = now + route.timeout
-    names = strategies or {}
-    pools = tuple(_PoolCase(pool, asked, now, names).verdict(share) for pool, share in found.pools)
+    pools = tuple(_PoolCase(pool, asked, now).verdict(share) for pool, share in found.pools)
     return Explanation(
         request=visible(request),
         route=route.name,
-        place=place(route),
+        place=table.place_of(route),
         target=visible(found.target),
         status=found.status,
         reason=visible(found.reason),
@@ -68,24 +60,47 @@ def explain(
     )
 
 
+def explain_decision(table: Table, exchange: Exchange, dispatch: Dispatch, now: float) -> Explanation:
+    """Where a request that is under way goes next, and why; to be asked before `dispatch.next`."""
+    route, verdict = exchange.route, _PoolCase(dispatch.pool, exchange, now, dispatch).verdict(1.0)
+    return Explanation(_asked(exchange), route=route.name, place=table.place_of(route), pools=(verdict,))
+
+
+def explain_answer(table: Table, exchange: Exchange, error: RouterError | None) -> Explanation:
+    """Why the router has answered a request itself, which came to no pool. `error`: what it failed with, if it did."""
+    route, reason = exchange.route, error.title if error is not None else "answered by the route or its filters"
+    name, place = ("", "") if route is None else (route.name, table.place_of(route))
+    return Explanation(_asked(exchange), route=name, place=place, status=exchange.status, reason=reason)
+
+
+def _asked(exchange: Exchange) -> str:
+    """A request that is under way, without its query, which may hold secrets."""
+    return visible(f"{exchange.method} {exchange.scheme}://{exchange.host}{exchange.path}"[:_LONGEST])
+
+
 class _PoolCase:
     """One exchange in one pool, at one moment."""
 
-    __slots__ = ("exchange", "name", "now", "pool")
+    __slots__ = ("_dispatch", "admitted", "exchange", "name", "now", "pool")
 
-    def __init__(self, pool: Pool, exchange: Exchange, now: float, names: Mapping[str, str]) -> None:
+    def __init__(self, pool: Pool, exchange: Exchange, now: float, dispatch: Dispatch | None = None) -> None:
         self.pool = pool
         self.now = now
-        self.name = names.get(pool.name) or type(pool.selector).__name__
+        #: That of a request which is under way.
+        self._dispatch = dispatch
+        self.admitted = dispatch is not None and (dispatch.admitted or dispatch.leaves_queue(now))
+        self.name = pool.strategy or type(pool.selector).__name__
         self.exchange = copy(exchange)
         self.exchange.pool = pool.name
         self.exchange.marks = dict(exchange.marks) if exchange.marks is not None else None
 
     def verdict(self, share: float) -> PoolVerdict:
         """What the pool would do. `share`: how likely it is to be asked."""
-        pool = self.pool
+        pool, known = self.pool, self.pool.members
+        tried = tuple(e for e in dict.fromkeys(self.exchange.tried) if known.get(e.identity) is e)
         pinned, refuses, affinity = self._affinity()
         lined_up = line_up(pool, self._key(), self.now)
+        lined_up = lined_up.without(tried) if tried else lined_up
         affine = pinned is not None or bool(refuses)
         choices = () if affine else tuple(map(self._choice, lined_up.parts))
         waiting = self._waiting(lined_up, affine, pinned)
@@ -110,7 +125,7 @@ class _PoolCase:
             endpoint=endpoint,
             status=status,
             affinity=affinity,
-            left_out=tuple(_grouped(lined_up, pool, self.now)),
+            left_out=tuple(_grouped(lined_up, pool, tried, self.now)),
             choices=choices,
             waiting=waiting,
             retries=self._retries(),
@@ -123,6 +138,10 @@ class _PoolCase:
         pool = self.pool
         if pool.affinity is None:
             return None, "", ""
+        if self._dispatch is not None and self._dispatch.live:
+            return None, "", "not asked for a hedge"
+        if self.exchange.tried:
+            return self._tried_before(self.exchange.pinned)
         try:
             named = pool.affinity.find(pool.members, self.exchange)
         except Exception as error:
@@ -134,6 +153,12 @@ class _PoolCase:
         self.exchange.pinned = named
         return self._pinned(named)
 
+    def _tried_before(self, named: Endpoint | None) -> tuple[Endpoint | None, str, str]:
+        """The same for another attempt: affinity is asked once."""
+        if named is not None and named in self.exchange.tried:
+            return None, "", f"pinned to {named.identity}: tried before, so another is chosen"
+        return self._pinned(named) if named is not None else (None, "", "names none")
+
     def _pinned(self, named: Endpoint) -> tuple[Endpoint | None, str, str]:
         pool, words = self.pool, f"pinned to {named.identity}"
         then = "it is refused" if pool.on_unready == "refuse" else "another is chosen"
@@ -142,7 +167,8 @@ class _PoolCase:
             reason = ailment(named, self.now) if member else "not in the pool any more"
             return None, "not ready" if pool.on_unready == "refuse" else "", f"{words}: {reason}, so {then}"
         if self._is_full(named):
-            if pool.queue.waiting < pool.limits.queue:
+            gives_up = self._dispatch is not None and self._dispatch.gives_up(self.now)
+            if not gives_up and pool.queue.waiting < pool.limits.queue:
                 return named, "", f"{words}: full, so it waits for it, and then {then}"
             return None, "full" if pool.on_unready == "refuse" else "", f"{words}: full, so {then}"
         return named, "", f"{words}, which is draining" if named.health.operator != "up" else words
@@ -166,8 +192,7 @@ class _PoolCase:
     # Candidates
 
     def _choice(self, part: Part) -> Choice:
-        count = len(part.candidates)
-        shares, failed = self._scores(part)
+        count, (shares, failed) = len(part.candidates), self._scores(part)
         rest = (endpoint for endpoint in part.candidates if endpoint not in shares)
         shown = [*shares, *islice(rest, _MOST - len(shares))]
         return Choice(
@@ -213,9 +238,9 @@ class _PoolCase:
     def _waiting(self, lined_up: LineUp, affine: bool, pinned: Endpoint | None) -> Waiting | None:
         """Why the request is not sent at once; None if nothing is in its way. `affine`: affinity decides."""
         pool, limits = self.pool, self.pool.limits
-        if pool.in_flight >= limits.in_flight:
+        if not self.admitted and pool.in_flight >= limits.in_flight:
             reason = f"the pool's limit of {limits.in_flight:g} requests is reached"
-        elif pool.queue.tickets:
+        elif not self.admitted and pool.queue.tickets:
             reason = "others wait already"
         elif pinned is not None and self._is_full(pinned):
             reason = "the session's server is full"
@@ -224,18 +249,17 @@ class _PoolCase:
         else:
             return None
         seconds = min(limits.queue_timeout, self.exchange.route.timeout)
-        return Waiting(reason, pool.queue.waiting, limits.queue, seconds if seconds < _NEVER else None)
+        return Waiting(reason, pool.queue.waiting, limits.queue, float(seconds) if seconds < _NEVER else None)
 
     def _retries(self) -> Retries:
         pool, method = self.pool, self.exchange.method
         hedges = method in SAFE and pool.retry.attempts > 0
         return Retries(
             attempts=pool.retry.attempts,
-            on=tuple(_reasons(pool.retry)),
-            # A budget turns a page when it is asked.
-            budget=deepcopy(pool.budget).balance(self.now),
+            on=pool.retry.words,
+            budget=pool.budget.peek(self.now),
             only_unsent=method not in IDEMPOTENT,
-            hedge_after=pool.hedge_after if hedges else None,
+            hedge_after=float(pool.hedge_after) if hedges and pool.hedge_after is not None else None,
         )
 
 
@@ -260,24 +284,15 @@ def _chosen(choices: tuple[Choice, ...], name: str) -> tuple[str, str]:
     return "", f"one of {count}, as {name} chooses" if unknown else f"one of {count}, by chance"
 
 
-def _grouped(lined_up: LineUp, pool: Pool, now: float) -> Iterator[LeftOut]:
-    for reason, endpoints in lined_up.left_out(now).items():
+def _grouped(lined_up: LineUp, pool: Pool, tried: tuple[Endpoint, ...], now: float) -> Iterator[LeftOut]:
+    for reason, endpoints in lined_up.left_out(now, tried).items():
         shown = ((e.identity, detail_of(e, reason, pool, now)) for e in endpoints[:_MOST])
         named = tuple(LeftEndpoint(name, visible(detail[:_LONGEST])) for name, detail in shown)
         yield LeftOut(reason, len(endpoints), named)
 
 
-def _reasons(rule: RetryRule) -> Iterator[str]:
-    yield from sorted(rule.reasons)
-    every = rule.statuses.issuperset(range(500, 600))
-    if every:
-        yield "5xx"
-    yield from (str(status) for status in sorted(rule.statuses) if not (every and status >= 500))
-
-
 def _raised(error: Exception) -> str:
-    try:
+    said = ""
+    with suppress(Exception):
         said = visible(str(error)[:_LONGEST])
-    except Exception:
-        said = ""
     return f"raised {type(error).__name__}" + (f": {said}" if said else "")

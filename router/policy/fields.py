@@ -14,6 +14,7 @@ __all__ = [
     "DATE",
     "DROP",
     "EXPECT",
+    "EXPLAIN",
     "FORWARDED",
     "HOST",
     "ID",
@@ -33,7 +34,7 @@ TEXT = bytes(c for c in range(256) if c >= 32 and c != 127) + b"\t"
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 #: What is to be done with a field. Zero, the usual one: nothing. From HOST on: it goes on as it is.
-PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE, HOST, ONCE, VIA, HOPS, COOKIE = range(14)
+PLAIN, DROP, CONNECTION, LENGTH, CODING, EXPECT, ID, FORWARDED, DATE, EXPLAIN, HOST, ONCE, VIA, HOPS, COOKIE = range(15)
 
 
 def _spellings(*names: bytes) -> dict[bytes, int]:
@@ -78,6 +79,8 @@ _REQUEST = {
     **_spellings(*_PROOF),
     **dict.fromkeys(_PROOF, DROP),
     b"expect": EXPECT,
+    **_spellings(b"x-router-explain"),
+    b"x-router-explain": EXPLAIN,
 }
 _RESPONSE = {**_COMMON, b"date": DATE}
 

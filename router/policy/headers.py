@@ -17,6 +17,7 @@ from router.policy.fields import (
     DATE,
     DROP,
     EXPECT,
+    EXPLAIN,
     FORWARDED,
     HOST,
     ID,
@@ -40,6 +41,7 @@ __all__ = [
     "read_interim",
     "read_request",
     "read_response",
+    "without_fields",
     "without_hsts",
 ]
 
@@ -47,19 +49,32 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 #: Connection options that need nothing removed, and fields that stay even if Connection names them: the message would
 #: mean something else without them.
-_NOT_REMOVED = frozenset({b"close", b"keep-alive", b"upgrade", b"host", b"content-length", b"transfer-encoding"})
+_NOT_REMOVED = frozenset(
+    {
+        b"close",
+        b"keep-alive",
+        b"upgrade",
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"traceparent",
+        b"tracestate",
+    }
+)
 _OPTIONS = {b"keep-alive": frozenset({b"keep-alive"}), b"close": frozenset({b"close"})}
 
 #: Fields that say where a message ends; only the core writes them.
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _HSTS = re.compile(rb"\r\n(?i:strict-transport-security):[^\r\n]*")
+#: Names of fields -> what finds their lines; plugins have few sets of names.
+_finders: dict[tuple[bytes, ...], re.Pattern[bytes]] = {}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
 #: What a request's fields say: the lines that go on; bytes of the body, or BODY_CHUNKED; whether the client waits for
 #: "100 Continue"; X-Request-ID if it is a valid one; X-Forwarded-* by lower-case name, of use only if the peer is
-#: trusted; the options in Connection.
-RequestHead = tuple[bytes, int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes]]
+#: trusted; the options in Connection; whether it asks for X-Router-Explain, which is heard only from whom is trusted.
+RequestHead = tuple[bytes, int, bool, str, list[tuple[bytes, bytes]], frozenset[bytes], bool]
 
 #: What a response's fields say: the lines that go on; bytes of the body, BODY_CHUNKED or BODY_TO_END; whether the
 #: endpoint closes after it; whether it has a Date; whether it has an X-Request-ID.
@@ -81,7 +96,7 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
         ExpectationFailed: an expectation besides 100-continue.
     """
     length, request_id = 0, ""
-    seen_length = expects = False
+    seen_length = expects = asks = False
     options, forwarded = _NO_OPTIONS, _NO_FORWARDED
     dropped: list[tuple[bytes, bytes]] = []
     for field in fields:
@@ -108,9 +123,11 @@ def read_request(fields: RawHeaders, lines: bytes) -> RequestHead:
             expects = True
         elif code == ID:
             request_id = value.decode() if _REQUEST_ID.fullmatch(value) else ""
+        elif code == EXPLAIN:
+            asks = value == b"1"
         elif code == FORWARDED:
             forwarded = [*forwarded, (name.lower(), value)]
-    return _without(lines, fields, dropped, options), length, expects, request_id, forwarded, options
+    return _without(lines, fields, dropped, options), length, expects, request_id, forwarded, options, asks
 
 
 def read_response(fields: RawHeaders, lines: bytes) -> ResponseHead:
@@ -213,3 +230,12 @@ def has_control_bytes(head: bytes, lines: int) -> bool:
 def without_hsts(lines: bytes) -> bytes:
     """Lines without Strict-Transport-Security: a browser heeds the first alone (RFC 6797 §8.1)."""
     return _HSTS.sub(b"", lines)
+
+
+def without_fields(lines: bytes, names: tuple[bytes, ...]) -> bytes:
+    """Lines without the fields of these names, which are in lower case."""
+    found = _finders.get(names)
+    if found is None:
+        choice = b"|".join(map(re.escape, names))
+        found = _finders[names] = re.compile(rb"\r\n(?i:%b)[ \t]*:[^\r\n]*" % choice)
+    return found.sub(b"", lines)

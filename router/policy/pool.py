@@ -26,6 +26,7 @@ __all__ = ["Pool"]
 
 #: What `resettle` takes as it is.
 _SETTINGS = (
+    "strategy",
     "security",
     "timeouts",
     "retry",
@@ -54,6 +55,8 @@ class Pool(Judging):
     waking = False
     #: Attempts after the first, so far.
     retries = 0
+    #: Name of the strategy, as configured.
+    strategy = ""
 
     def __init__(
         self,
@@ -179,7 +182,10 @@ class Pool(Judging):
     def _on_trial(self) -> Candidates:
         """With all others full or out, those on probation may take more than one request at a time."""
         tiers = [tier for tier in self.tiers if not tier.few]
-        return Candidates.of(e for tier in tiers for e in tier.trial if e.load < self.limit_of(e))
+        # One that a session waits for is kept for it: newcomers never pass who waits.
+        waited_for = self.queue.pinned
+        trial = (e for tier in tiers for e in tier.trial if e not in waited_for)
+        return Candidates.of(e for e in trial if e.load < self.limit_of(e))
 
     def count_ready(self) -> str:
         """How many endpoints are ready, for the log."""
@@ -248,10 +254,10 @@ class Pool(Judging):
         """Takes out of the queue who has waited longest of those that can go on now."""
         queue = self.queue
         found = queue.first()
-        if found is not None and not self._can_go(found, now):
+        if found is not None and not self.can_go(found, now):
             found = None
         for ticket in queue.stirred() if queue.pinned else ():
-            if not self._can_go(ticket, now):
+            if not self.can_go(ticket, now):
                 queue.settle(ticket)
             elif found is None or ticket.number < found.number:
                 found = ticket
@@ -261,7 +267,7 @@ class Pool(Judging):
 
     def grants(self, ticket: Ticket, now: float) -> bool:
         """Takes this one out of the queue if it can go on now and nobody stands before it in its line."""
-        if not self.queue.is_next(ticket) or not self._can_go(ticket, now):
+        if not self.queue.is_next(ticket) or not self.can_go(ticket, now):
             return False
         self._grant(ticket)
         return True
@@ -272,7 +278,8 @@ class Pool(Judging):
             ticket.admitted = True
             self.in_flight += 1
 
-    def _can_go(self, ticket: Ticket, now: float) -> bool:
+    def can_go(self, ticket: Ticket, now: float) -> bool:
+        """Whether there is room now for the exchange that holds this ticket."""
         endpoint = ticket.endpoint
         if endpoint is not None:
             # Where it cannot be used any more, nobody waits for it.

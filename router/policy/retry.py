@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from copy import deepcopy
 from typing import Literal
 
 __all__ = ["IDEMPOTENT", "SAFE", "Budget", "RetryRule", "Verdict", "backoff", "may_retry"]
@@ -27,7 +28,7 @@ _BACKOFF_MOST = 0.25
 class RetryRule:
     """A pool's settings for retries."""
 
-    __slots__ = ("attempt_timeout", "attempts", "buffer", "hedge_after", "hedge_share", "reasons", "statuses")
+    __slots__ = ("attempt_timeout", "attempts", "buffer", "hedge_after", "hedge_share", "reasons", "statuses", "words")
 
     def __init__(
         self,
@@ -42,6 +43,9 @@ class RetryRule:
         self.reasons = frozenset(word for word in on if not word.isdigit() and word != "5xx")
         five = range(500, 600) if "5xx" in on else ()
         self.statuses = frozenset(five) | {int(word) for word in on if word.isdigit()}
+        #: What is retried, as it may be written in the configuration: reasons, then statuses.
+        named = sorted({int(word) for word in on if word.isdigit()} - set(five))
+        self.words = (*sorted(self.reasons), *(["5xx"] if five else []), *map(str, named))
         self.attempt_timeout = attempt_timeout
         #: Bytes of a request body that may be kept for sending it again.
         self.buffer = buffer
@@ -90,6 +94,10 @@ class Budget:
         deposited = self._this + sum(entry[1] for entry in self._past)
         taken = max(0, sum(entry[2] - self.reserve if entry[2] > self.reserve else 0 for entry in self._past))
         return max(0.0, deposited * self.share - taken) + self.reserve - self._spent
+
+    def peek(self, now: float) -> float:
+        """The same, and nothing is changed: a page that is to be turned is turned in a copy."""
+        return (self if int(now) == self._second else deepcopy(self)).balance(now)
 
     def withdraw(self, now: float) -> bool:
         """Takes one token; False if there is none."""

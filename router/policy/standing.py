@@ -28,6 +28,7 @@ REASONS = (
     "other zone",
     "on probation and busy",
     "full",
+    "tried",
 )
 #: Those of an operator, which no want of others sets aside.
 _CLOSED = frozenset(REASONS[:2])
@@ -91,18 +92,29 @@ class Standing:
 class LineUp(NamedTuple):
     """What a request at this moment would meet."""
 
+    #: Where anybody may be left out; none where all can take it.
     standings: tuple[Standing, ...]
     #: Empty if nobody can take it.
     parts: tuple[Part, ...]
     #: Whether there would be somebody if not all were full.
     full: bool
+    ready_count: int
 
-    @property
-    def ready_count(self) -> int:
-        return sum(standing.ready_count for standing in self.standings)
+    def without(self, tried: tuple[Endpoint, ...]) -> LineUp:
+        """What an exchange meets that has tried some: they are no candidates while there are others."""
+        parts = (part._replace(candidates=part.candidates.without(tried) or part.candidates) for part in self.parts)
+        return self._replace(parts=tuple(parts))
 
-    def left_out(self, now: float) -> dict[str, list[Endpoint]]:
-        """The endpoints that are no candidates, by one of REASONS and in their order."""
+    def left_out(self, now: float, tried: tuple[Endpoint, ...] = ()) -> dict[str, list[Endpoint]]:
+        """The endpoints that are no candidates, by one of REASONS and in their order.
+
+        Args:
+            tried: by the exchange before; members of the pool, each once.
+        """
+        if not self.standings:
+            able = self.parts[0].candidates if self.parts else ()
+            rest = [endpoint for endpoint in tried if endpoint not in able]
+            return {"tried": rest} if rest else {}
         asked = {part.priority for part in self.parts}
         taken = {endpoint for part in self.parts for endpoint in part.candidates}
         found: dict[str, list[Endpoint]] = {reason: [] for reason in REASONS}
@@ -110,7 +122,8 @@ class LineUp(NamedTuple):
             waits = bool(standing.candidates) and standing.priority not in asked
             for endpoint in standing.members:
                 if endpoint not in taken:
-                    found[_reason(endpoint, standing, waits, now)].append(endpoint)
+                    reason = "tried" if endpoint in tried else _reason(endpoint, standing, waits, now)
+                    found[reason].append(endpoint)
         return {reason: endpoints for reason, endpoints in found.items() if endpoints}
 
 
@@ -121,15 +134,19 @@ def line_up(pool: Pool, key: int | None, now: float) -> LineUp:
         key: the selector's of this request, None without one: then chance draws the tier.
         now: seconds of the router's clock.
     """
+    if now < pool.due and len(pool.usual) == len(pool.members) > 0:
+        part = Part(pool.tiers[0].priority, 1.0, Candidates.of(pool.usual), "")
+        return LineUp((), (part,), False, len(pool.usual))
     levels: dict[int, list[Endpoint]] = {}
     for endpoint in pool.members.values():
         levels.setdefault(endpoint.spec.priority, []).append(endpoint)
     standings = tuple(Standing(pool, level, levels[level], now) for level in sorted(levels))
     able = [standing for standing in standings if standing.candidates]
+    ready = sum(standing.ready_count for standing in standings)
     if able:
-        return LineUp(standings, tuple(_drawn(standings, able[0], key)), False)
+        return LineUp(standings, tuple(_drawn(standings, able[0], key)), False, ready)
     full = any(standing.candidates is not None for standing in standings)
-    return LineUp(standings, tuple(_on_trial(standings, pool, now)) if full else (), full)
+    return LineUp(standings, tuple(_on_trial(standings, pool, now)) if full else (), full, ready)
 
 
 def limit_at(pool: Pool, endpoint: Endpoint, now: float) -> float:
@@ -187,7 +204,8 @@ def _draws(standings: tuple[Standing, ...], key: int | None) -> list[tuple[Stand
 
 
 def _on_trial(standings: tuple[Standing, ...], pool: Pool, now: float) -> Iterator[Part]:
-    trial = [e for s in standings if not s.few for e in s.ready if _on_probation(e, now)]
+    waited_for = pool.queue.pinned
+    trial = [e for s in standings if not s.few for e in s.ready if _on_probation(e, now) and e not in waited_for]
     spare = Candidates.of(endpoint for endpoint in trial if endpoint.load < pool.limit_of(endpoint))
     if spare:
         why = "all others are full or out: those on probation may take more than one request"

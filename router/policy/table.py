@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Parts:
     """The plugin objects of one pool or route, made by the composition root."""
 
     selector: Any = None
+    selector_name: str = ""
     affinity: Any = None
     on_unready: Any = "reselect"
     detectors: tuple[Any, ...] = ()
@@ -49,7 +50,7 @@ class Parts:
 class Table:
     """What an exchange takes once at its start."""
 
-    __slots__ = ("forwarded", "health_path", "pools", "routes", "trusted", "version")
+    __slots__ = ("_place_of", "forwarded", "health_path", "pools", "routes", "trusted", "version")
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class Table:
         trusted: tuple[Network, ...] = (),
         health_path: str = "",
         forwarded: bool = False,
+        place_of: Callable[[Route], str] = lambda route: "",
     ) -> None:
         self.version = version
+        self._place_of = place_of
         self.routes = routes
         self.pools = pools
         #: Networks whose X-Forwarded-* fields are believed.
@@ -68,6 +71,12 @@ class Table:
         self.health_path = health_path
         #: Whether the Forwarded field is written too.
         self.forwarded = forwarded
+
+    def place_of(self, route: Route) -> str:
+        """file:line of a route; "" if it was never written down."""
+        if route.place is None:
+            route.place = self._place_of(route)
+        return route.place
 
     def trusts(self, address: str) -> bool:
         """Whether a peer's word about the client is believed."""
@@ -83,18 +92,24 @@ class Table:
 
 
 def build_table(
-    config: Config, *, version: int, pools: Mapping[str, Pool], filters: Mapping[int, tuple[Any, ...]]
+    config: Config,
+    *,
+    version: int,
+    pools: Mapping[str, Pool],
+    filters: Mapping[int, tuple[Any, ...]],
+    place_of: Callable[[Route], str] = lambda route: "",
 ) -> Table:
     """Compiles a checked configuration.
 
     Args:
         pools: by name, of this configuration or kept from the one before.
         filters: those of each route by its place in the file.
+        place_of: says where a route is written.
     """
     routes = [_build_route(index, route, pools, filters) for index, route in enumerate(config.routes)]
     trusted = tuple(ipaddress.ip_network(net, strict=False) for net in config.server.trusted_proxies)
     server = config.server
-    return Table(version, RouteTable(routes), pools, trusted, server.health_path, server.forwarded)
+    return Table(version, RouteTable(routes), pools, trusted, server.health_path, server.forwarded, place_of)
 
 
 def _build_route(
@@ -150,7 +165,7 @@ def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random, se
         security: what connections to https:// endpoints speak TLS with; only net/ looks into it.
     """
     limits, retry, ejection, timing = pool.limits, pool.retry, pool.ejection, parts.timing
-    return Pool(
+    made = Pool(
         pool.name,
         parts.selector,
         rng=random.Random(rng.getrandbits(64)),
@@ -182,3 +197,5 @@ def build_pool(pool: PoolConfig, zone: str, parts: Parts, rng: random.Random, se
         zone=zone if pool.prefer_zone else "",
         security=security,
     )
+    made.strategy = parts.selector_name
+    return made

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 
 import pytest
+
+from router import AtEnd
+from router.config import RewriteConfig
 
 
 async def seen(world: Any, *lines: str, target: str = "/", trusted: tuple[str, ...] = (), **ask: Any) -> Any:
@@ -187,3 +192,151 @@ async def test_extensions_and_trailers_of_chunks_are_dropped(world: Any) -> None
     assert (await client.response()).body == b"abc"
     assert b"X-Trailer" not in upstream.peers[0].received
     assert b"name=" not in upstream.peers[0].received
+
+
+# What observers set
+
+
+class Sets:
+    """An observer that sets what goes on, and hears of no more."""
+
+    def __init__(self, added: bytes = b"", dropped: tuple[bytes, ...] = (), token: Any = None) -> None:
+        self.added, self.dropped, self.token = added, dropped, token
+
+    def request_started(self, exchange: Any) -> Any:
+        exchange.added += self.added
+        exchange.dropped += self.dropped
+        return self.token
+
+    def attempt_started(self, token: Any, exchange: Any, attempt: Any, headers: list[tuple[bytes, bytes]]) -> None:
+        headers.append((b"X-Attempt", b"%d" % attempt.number))
+
+    def attempt_ended(self, *told: Any) -> None: ...
+    def request_ended(self, *told: Any) -> None: ...
+    def endpoint_changed(self, *told: Any) -> None: ...
+    def table_swapped(self, *told: Any) -> None: ...
+
+
+@pytest.mark.parametrize("token", [None, "token", AtEnd()])
+@pytest.mark.parametrize("target", ["/", "http://test.example/"])
+async def test_lines_of_observers_take_the_place_of_the_clients(world: Any, token: Any, target: str) -> None:
+    observers = [
+        Sets(b"traceparent: 00-new\r\nb3: 1\r\n", (b"traceparent", b"b3"), token),
+        Sets(b"uber-trace-id: 7\r\n", (b"x-b3-traceid",)),
+    ]
+    upstream = await world.upstream()
+    client = await world.client(await world.router(upstream, observers=observers))
+    for _ in range(2):
+        await client.get(
+            target,
+            *(
+                "traceparent: 00-old",
+                "X-Kept: 1",
+                "TraceParent:  00-older",
+                "b3:",
+                "X-B3-TraceId: 9",
+                "tracestate: a=1",
+            ),
+        )
+    for head in upstream.requests:
+        assert head.all("traceparent") == ["00-new"]
+        assert (head.all("b3"), head.all("X-B3-TraceId"), head.get("uber-trace-id")) == (["1"], [], "7")
+        assert (head.get("X-Kept"), head.get("tracestate")) == ("1", "a=1")
+        assert head.all("X-Forwarded-Host") == ["test.example"]
+        assert head.get("X-Attempt") == ("0" if token == "token" else None)
+
+
+async def test_dropping_a_cookie_before_affinity_takes_its_own_out(world: Any) -> None:
+    upstream = await world.upstream()
+    pool = {"affinity": {"use": "cookie", "secrets": ["a secret that is long enough to be one"]}}
+    house = await world.router(upstream, pool=pool, observers=[Sets(dropped=(b"cookie",))])
+    client = await world.client(house)
+    for _ in range(2):
+        await client.get("/", "Cookie: a=1; router=x; b=2")
+    assert [head.get("Cookie") for head in upstream.requests] == [None, None]
+
+
+async def test_with_a_body_and_another_target_too(world: Any) -> None:
+    upstream = await world.upstream()
+    route = {"rewrite": RewriteConfig("/a", "/b")}
+    house = await world.router(upstream, route=route, observers=[Sets(b"traceparent: new\r\n", (b"traceparent",))])
+    response = await (await world.client(house)).get("/a/x", "traceparent: old", method="POST", body=b"the body")
+    (head,) = upstream.requests
+    assert (head.target, head.get("traceparent"), head.body, response.body) == (
+        "/b/x",
+        "new",
+        b"the body",
+        b"the body",
+    )
+
+
+async def test_every_attempt_carries_the_lines(world: Any) -> None:
+    async def reset(peer: Any) -> None:
+        await peer.ask()
+        peer.reset()
+
+    bad, good = await world.upstream(reset), await world.upstream()
+    house = await world.router(bad, good, observers=[Sets(b"traceparent: new\r\n", (b"traceparent",), "token")])
+    client = await world.client(house)
+    for _ in range(2):
+        assert (await client.get("/", "traceparent: old")).status == 200
+    assert {head.get("traceparent") for head in bad.requests + good.requests} == {"new"}
+    assert sorted(head.get("X-Attempt") for head in bad.requests + good.requests) == ["0", "0", "1"]
+
+
+@pytest.mark.parametrize("garbage", [b"\r\n", b"garbage", b"a: b\nc: d\r\n", b"\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n"])
+async def test_an_observer_that_sets_garbage_breaks_no_request(world: Any, garbage: bytes) -> None:
+    upstream = await world.upstream()
+    house = await world.router(upstream, observers=[Sets(garbage)])
+    client = await world.client(house)
+    for _ in range(2):
+        assert (await client.get("/", "X-Kept: 1")).status == 200
+    assert [head.names.count("X-Kept") for head in upstream.requests] == [1, 1]
+    assert {line for head in upstream.requests for line in head.names} <= {
+        *("Host", "X-Kept", "Via", "X-Request-ID", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
+    }
+    assert list(house.runtime.observers.muted) == ["Sets"]
+
+
+# The log
+
+
+async def failed(world: Any, caplog: pytest.LogCaptureFixture, observer: Any) -> tuple[Any, str]:
+    """A request that nobody could answer, and the line that the log has of it."""
+    house = await world.router("http://127.0.0.1:1", observers=[observer])
+    with caplog.at_level(logging.WARNING, "router"):
+        response = await (await world.client(house)).get("/", "X-Request-ID: mine", "Accept: application/json")
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("request mine")]
+    return response, line
+
+
+async def test_the_log_and_the_page_lead_to_the_trace(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    response, line = await failed(world, caplog, Traced(trace))
+    assert line.startswith(f"request mine, trace {trace}, pool 'web', tried http://127.0.0.1:1")
+    error = json.loads(response.body)["error"]
+    assert (error["request"], error["trace"]) == ("mine", trace)
+
+
+async def test_without_a_trace_there_is_none(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    response, line = await failed(world, caplog, Sets())
+    assert line.startswith("request mine, pool 'web'")
+    assert "trace" not in json.loads(response.body)["error"]
+
+
+async def test_a_trace_id_never_forges_a_line(world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    response, line = await failed(world, caplog, Traced("x\r\n\x1b[31mrequest forged"))
+    assert line.startswith(r"request mine, trace x\r\n\x1b[31mrequest forged, pool")
+    assert json.loads(response.body)["error"]["request"] == "mine"
+
+
+class Traced(Sets):
+    """An observer that gives requests a trace."""
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__()
+        self.trace_id = trace_id
+
+    def request_started(self, exchange: Any) -> Any:
+        exchange.trace_id = self.trace_id
+        return super().request_started(exchange)

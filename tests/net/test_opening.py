@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from router.config import RewriteConfig
+
 LOOPS = [
     ("Via: 1.1 router",),
     ("via: 1.1 router",),
@@ -146,3 +148,70 @@ async def test_a_trusted_peer_is_heard_however_often_it_asks(world: Any) -> None
         await client.get()
         await client.get("/", f"X-Forwarded-For: 192.0.2.{n}")
     assert [head.get("X-Forwarded-For") for head in upstream.requests[-2:]] == ["127.0.0.1", "192.0.2.59, 127.0.0.1"]
+
+
+# What is known of where a request comes from
+
+
+class Notes:
+    """An observer that keeps the exchanges."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Any] = []
+
+    def request_started(self, exchange: Any) -> None:
+        self.exchanges.append(exchange)
+
+    def attempt_started(self, *told: Any) -> None: ...
+    def attempt_ended(self, *told: Any) -> None: ...
+    def request_ended(self, *told: Any) -> None: ...
+    def endpoint_changed(self, *told: Any) -> None: ...
+    def table_swapped(self, *told: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("trusted", "lines", "known"),
+    [
+        ((), (), ("127.0.0.1", "", False, False)),
+        ((), ("X-Forwarded-For: 192.0.2.7",), ("127.0.0.1", "", False, False)),
+        ((), ("X-Request-ID: mine",), ("127.0.0.1", "", False, True)),
+        ((), ("X-Request-ID: not mine",), ("127.0.0.1", "", False, False)),
+        (("127.0.0.1",), (), ("127.0.0.1", "", True, False)),
+        (("127.0.0.1",), ("X-Forwarded-For: 192.0.2.7",), ("192.0.2.7", "127.0.0.1", True, False)),
+        (("127.0.0.1",), ("X-Forwarded-For: 192.0.2.7", "X-Request-ID: mine"), ("192.0.2.7", "127.0.0.1", True, True)),
+        (("192.0.2.0/24",), ("X-Forwarded-For: 192.0.2.7",), ("127.0.0.1", "", False, False)),
+    ],
+)
+async def test_client_peer_and_trust_are_known_however_often_it_asks(
+    world: Any, trusted: tuple[str, ...], lines: tuple[str, ...], known: tuple[Any, ...]
+) -> None:
+    notes = Notes()
+    house = await world.router(await world.upstream(), server={"trusted_proxies": trusted}, observers=[notes])
+    client = await world.client(house)
+    for _ in range(40):
+        await client.get("/", *lines)
+    assert {(e.client, e.peer, e.trusted, e.named) for e in notes.exchanges} == {known}
+    assert {e.id for e in notes.exchanges if e.named} <= {"mine"}
+
+
+async def test_what_a_route_makes_of_the_target_is_known(world: Any) -> None:
+    notes = Notes()
+    route = {"rewrite": RewriteConfig("/a", "/b"), "path": ("/a/*", "/c")}
+    client = await world.client(await world.router(await world.upstream(), route=route, observers=[notes]))
+    for target in ("/a/x?y=1", "/c"):
+        assert (await client.get(target)).status == 200
+    moved, same = notes.exchanges
+    assert (moved.target, moved.rewritten) == ("/a/x?y=1", "/b/x?y=1")
+    assert (same.target, same.rewritten or same.target) == ("/c", "/c")
+
+
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.1",)])
+async def test_who_asks_for_an_explanation_is_known_however_often_he_asks(world: Any, trusted: tuple[str, ...]) -> None:
+    notes, upstream = Notes(), await world.upstream()
+    house = await world.router(upstream, server={"trusted_proxies": trusted}, observers=[notes])
+    client = await world.client(house)
+    for _ in range(40):
+        responses = [await client.get("/", "X-Router-Explain: 1"), await client.get("/")]
+        assert [bool(response.get("X-Router-Explain")) for response in responses] == [bool(trusted), False]
+    assert [e.asks for e in notes.exchanges] == [bool(trusted), False] * 40
+    assert {head.get("X-Router-Explain") for head in upstream.requests} == {None}

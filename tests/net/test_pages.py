@@ -48,6 +48,49 @@ def test_json_is_json() -> None:
     }
 
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html", ""])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_page_leads_to_the_trace(kind: type[RouterError], accept: str) -> None:
+    def page(trace_id: str) -> tuple[dict[str, str], bytes]:
+        _, fields, body = split(
+            error_response(kind("secret"), request_id="id-1", headers={"Accept": accept}, trace_id=trace_id)
+        )
+        assert len(body) == int(fields["Content-Length"])
+        return fields, body
+
+    fields, body = page(TRACE)
+    assert body.count(TRACE.encode()) == 1
+    assert b"id-1" in body
+    assert TRACE not in str(fields)
+    assert b"trace" not in page("")[1]
+
+
+def test_json_has_the_trace_beside_the_request() -> None:
+    given = {"request_id": "x", "headers": {"Accept": "application/json"}}
+    _, _, body = split(error_response(errors.NoRoute(), **given, trace_id=TRACE))
+    error = json.loads(body)["error"]
+    assert (error["request"], error["trace"]) == ("x", TRACE)
+    _, _, body = split(error_response(errors.NoRoute(), **given))
+    assert "trace" not in json.loads(body)["error"]
+
+
+def test_text_is_one_line_each() -> None:
+    _, _, body = split(error_response(errors.NoRoute(), request_id="x", headers=None, trace_id=TRACE))
+    assert body.decode().splitlines()[1:] == ["request x", f"trace {TRACE}"]
+
+
+def test_a_trace_id_that_is_none_is_escaped() -> None:
+    """Observers set it, and may have it from a client."""
+    _, _, body = split(
+        error_response(errors.NoRoute(), request_id="x", headers={"Accept": "text/html"}, trace_id="<script>&")
+    )
+    assert b"&lt;script&gt;&amp;" in body
+    assert b"<script>" not in body
+
+
 def test_html_is_escaped() -> None:
     _, _, body = split(error_response(errors.NoRoute(), request_id="<b>&", headers={"Accept": "text/html"}))
     assert b"&lt;b&gt;&amp;" in body

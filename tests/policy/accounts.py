@@ -74,6 +74,8 @@ class Driven:
         #: What failed since the last attempt was opened, by whether anything of it was sent.
         self.failures: list[bool] = []
         self.body_gone = False
+        #: Attempts at an endpoint that is out of order.
+        self.panics = 0
         #: Tokens that its tries must and may have cost.
         self.least = self.most = 0
 

@@ -629,6 +629,19 @@ def test_who_has_waited_longest_gets_the_place(build: Build, now: float, scripte
         busy, under_way = dispatch, sent(dispatch, now)
 
 
+@pytest.mark.parametrize("freed", [("a", "b"), ("b", "a")])
+def test_whichever_place_is_free_first(build: Build, now: float, scripted: Any, freed: tuple[str, str]) -> None:
+    pool = build(2, affinity=scripted, limits=Limits(per_endpoint=1, queue=2))
+    parked = []
+    for name in ("a", "b"):
+        scripted.pin = pool.members[name]
+        pool.acquire(scripted.pin, now)
+        parked.append(start(pool).next(now))
+    for name in freed:
+        pool.release(pool.members[name], now)
+    assert wake(pool, now) == [action.ticket for action in parked]
+
+
 def test_an_affinity_that_raises_is_worked_around(build: Build, now: float, scripted: Any) -> None:
     pool, muted = build(2, affinity=scripted), []
     pool.muted = lambda plugin, error: muted.append((plugin, error))
@@ -994,3 +1007,207 @@ def test_a_client_that_leaves_closes_both(build: Build, now: float) -> None:
     dispatch.close(now + 0.3)
     assert idle(pool)
     assert not any(attempt.open for attempt in attempts)
+
+
+# What observers are told
+
+
+def notes(dispatch: Dispatch) -> list[tuple[str, str, str]]:
+    return [(note.name, note.reason, note.endpoint) for note in dispatch.exchange.notes]
+
+
+def test_attempts_are_kept_in_order_for_observers_alone(build: Build, now: float) -> None:
+    for tell in (False, True):
+        pool = build(3, retry=RetryRule(2))
+        dispatch = start(pool, tell=tell)
+        made = [sent(dispatch, now)]
+        dispatch.failed(made[0], ConnectError("refused"), False, now + 0.1)
+        made.append(sent(dispatch, now + 0.2))
+        dispatch.head(made[1], 200, now + 0.3)
+        assert dispatch.exchange.attempts == (tuple(made) if tell else ())
+        dispatch.ended(made[1], None, now + 0.5)
+        dispatch.close(now + 0.6)
+        if tell:
+            assert [attempt.ended_at for attempt in made] == [now + 0.1, now + 0.5]
+        assert [attempt.hedge for attempt in made] == [False, False]
+        assert notes(dispatch) == ([("retry", "refused", made[1].endpoint.identity)] if tell else [])
+
+
+def test_an_end_that_was_told_stays(build: Build, now: float) -> None:
+    dispatch = start(build(1), tell=True)
+    attempt = sent(dispatch, now)
+    assert attempt.ended_at == 0
+    dispatch.ended(attempt, None, now + 1)
+    dispatch.ended(attempt, ResetError(), now + 2)
+    dispatch.close(now + 3)
+    assert attempt.ended_at == now + 1
+
+
+def test_a_client_that_leaves_ends_the_attempts(build: Build, now: float) -> None:
+    dispatch = start(build(1), tell=True)
+    attempt = sent(dispatch, now)
+    dispatch.close(now + 3)
+    assert (attempt.ended_at, dispatch.exchange.notes) == (now + 3, ())
+
+
+@pytest.mark.parametrize(
+    ("why", "settings", "method", "error", "more"),
+    [
+        ("no attempts left", {"retry": RetryRule(0)}, "GET", ResetError(), {}),
+        ("not in retry.on", {"retry": RetryRule(2, ("timeout",))}, "GET", ResetError(), {}),
+        ("not idempotent", {}, "POST", ResetError(), {}),
+        ("budget empty", {"budget": Budget(0, 0)}, "GET", ResetError(), {}),
+        (InternalError.title, {}, "GET", InternalError(), {}),
+    ],
+)
+def test_why_there_is_no_retry(
+    build: Build, now: float, why: str, settings: Any, method: str, error: RouterError, more: Any
+) -> None:
+    dispatch = start(build(3, **settings), method, tell=True, **more)
+    dispatch.failed(sent(dispatch, now), error, True, now + 0.1)
+    answered(dispatch, now + 0.1)
+    assert notes(dispatch) == [("no retry", why, "")]
+
+
+def test_why_a_named_status_is_not_retried(build: Build, now: float) -> None:
+    for pool, why in (
+        (build(1, retry=RetryRule(2, ("503",))), "nobody else is ready"),
+        (build(2, retry=RetryRule(0, ("503",))), "no attempts left"),
+    ):
+        dispatch = start(pool, tell=True)
+        assert dispatch.head(sent(dispatch, now), 503, now + 0.1) is RELAY
+        assert notes(dispatch) == [("no retry", why, "")]
+
+
+def test_a_named_status_that_is_retried(build: Build, now: float) -> None:
+    dispatch = start(build(2, retry=RetryRule(2, ("503",))), tell=True)
+    first = sent(dispatch, now)
+    assert dispatch.head(first, 503, now + 0.1) is RETRY
+    dispatch.ended(first, None, now + 0.1)
+    second = sent(dispatch, now + 0.1)
+    assert notes(dispatch) == [("retry", "status 503", second.endpoint.identity)]
+
+
+def test_a_status_that_nobody_retries_is_nothing_to_tell(build: Build, now: float) -> None:
+    dispatch = start(build(2), tell=True)
+    dispatch.head(sent(dispatch, now), 503, now + 0.1)
+    assert notes(dispatch) == []
+
+
+def test_an_attempt_after_one_that_did_not_fail_is_no_retry(build: Build, now: float) -> None:
+    """No I/O that there is brings it about; it takes no token, and nothing is made up about it."""
+    dispatch = start(build(2), tell=True)
+    dispatch.ended(sent(dispatch, now), None, now)
+    tokens = dispatch.pool.budget.balance(now)
+    sent(dispatch, now)
+    assert (notes(dispatch), dispatch.pool.budget.balance(now)) == ([], tokens)
+
+
+def test_the_pause_before_one_is_tried_again_is_no_second_retry(build: Build, now: float) -> None:
+    dispatch = start(build(1), tell=True)
+    dispatch.failed(sent(dispatch, now), ConnectError("refused"), False, now)
+    pause = dispatch.next(now)
+    assert isinstance(pause, Sleep)
+    sent(dispatch, pause.until)
+    assert dispatch.exchange.notes == ((pause.until, "retry", "refused", "a"),)
+
+
+def test_a_hedge_is_marked_and_told(build: Build, now: float) -> None:
+    dispatch = start(build(2, retry=HEDGING), tell=True)
+    slow = sent(dispatch, now)
+    quick = sent(dispatch, now + 0.11)
+    assert (slow.hedge, quick.hedge) == (False, True)
+    assert notes(dispatch) == [("hedge", "no head within 0.1 s", quick.endpoint.identity)]
+    assert dispatch.exchange.attempts == (slow, quick)
+
+
+def test_a_retry_after_a_hedge_is_none(build: Build, now: float) -> None:
+    dispatch = start(build(3, retry=RetryRule(3, hedge_after=0.1)), tell=True)
+    attempts = [sent(dispatch, now), sent(dispatch, now + 0.11)]
+    for attempt in attempts:
+        dispatch.failed(attempt, ConnectError("refused"), False, now + 0.12)
+    attempts.append(sent(dispatch, now + 0.12))
+    assert [attempt.hedge for attempt in attempts] == [False, True, False]
+    assert [name for name, *_ in notes(dispatch)] == ["hedge", "retry"]
+
+
+@pytest.mark.parametrize("way", ["ejected", "removed", "full"])
+def test_a_broken_pin_is_told(build: Build, now: float, scripted: Any, way: str) -> None:
+    pool = build(3, affinity=scripted, limits=Limits(per_endpoint=1))
+    a = scripted.pin = pool.members["a"]
+    if way == "removed":
+        pool.update([pool.members[name].spec for name in "bc"], now)
+    elif way == "full":
+        pool.acquire(a, now)
+    else:
+        a.health.ejection.eject(now, "x")
+        pool.place(a, now)
+    dispatch = start(pool, tell=True)
+    sent(dispatch, now)
+    why = "not ready" if way == "removed" else way
+    assert notes(dispatch) == [("pin broken", f"the session's server is {why}", "a")]
+
+
+def test_a_pin_is_broken_once(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, affinity=scripted)
+    scripted.pin = pool.members["a"]
+    pool.update([pool.members[name].spec for name in "bc"], now)
+    dispatch = start(pool, tell=True)
+    dispatch.failed(sent(dispatch, now), ConnectError("refused"), False, now)
+    sent(dispatch, now)
+    assert [name for name, *_ in notes(dispatch)] == ["pin broken", "retry"]
+
+
+def test_a_pin_that_is_refused_is_not_broken(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, affinity=scripted, on_unready="refuse")
+    scripted.pin = pool.members["a"]
+    pool.update([pool.members[name].spec for name in "bc"], now)
+    dispatch = start(pool, tell=True)
+    answered(dispatch, now)
+    assert notes(dispatch) == []
+
+
+def test_a_session_whose_server_has_failed_moves(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, affinity=scripted, retry=RetryRule(3))
+    scripted.pin = pool.members["a"]
+    dispatch = start(pool, tell=True)
+    for _ in range(2):
+        dispatch.failed(sent(dispatch, now), ConnectError("refused"), False, now)
+    last = sent(dispatch, now)
+    moved = dispatch.exchange.attempts[1].endpoint.identity
+    assert notes(dispatch) == [
+        ("retry", "refused", moved),
+        ("pin broken", "the session's server has failed", "a"),
+        ("retry", "refused", last.endpoint.identity),
+    ]
+
+
+def test_one_who_keeps_to_his_server_breaks_nothing(build: Build, now: float, scripted: Any) -> None:
+    pool = build(1, affinity=scripted)
+    scripted.pin = pool.members["a"]
+    dispatch = start(pool, tell=True)
+    dispatch.failed(sent(dispatch, now), ConnectError("refused"), False, now)
+    pause = dispatch.next(now)
+    assert sent(dispatch, pause.until).endpoint is scripted.pin
+    assert [name for name, *_ in notes(dispatch)] == ["retry"]
+
+
+def test_where_health_is_ignored_that_is_told(build: Build, now: float) -> None:
+    pool = build(2, probe=(1, 1))
+    dispatch = start(pool, tell=True)
+    attempt = sent(dispatch, now)
+    assert notes(dispatch) == [("panic", "health is ignored", attempt.endpoint.identity)]
+    pool.probed(pool.members["a"], True, "", now)
+    pool.probed(pool.members["b"], True, "", now)
+    well = start(pool, tell=True)
+    sent(well, now)
+    assert notes(well) == []
+
+
+def test_a_full_endpoint_that_drains_is_no_panic(build: Build, now: float, scripted: Any) -> None:
+    pool = build(2, affinity=scripted)
+    scripted.pin = pool.members["a"]
+    pool.operate(scripted.pin, "drain", now)
+    dispatch = start(pool, tell=True)
+    assert sent(dispatch, now).endpoint is scripted.pin
+    assert notes(dispatch) == []

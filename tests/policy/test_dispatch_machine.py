@@ -269,6 +269,7 @@ class Traffic(RuleBasedStateMachine):
         exchange, retry = driven.dispatch.exchange, self.pool.retry
         hedge = bool(driven.open)
         earlier = [a for a in driven.attempts if a.endpoint is attempt.endpoint]
+        assert attempt.hedge == hedge
         driven.ticket = None
         assert attempt.number == len(driven.attempts) <= retry.attempts
         assert not driven.relayed
@@ -289,6 +290,7 @@ class Traffic(RuleBasedStateMachine):
         self.admissible(exchange, attempt.endpoint)
         driven.failures = []
         driven.attempts.append(attempt)
+        driven.panics += not self.known[attempt.endpoint].is_healthy(self.now)
         if attempt.hedge_after is not None:
             assert attempt.hedge_after == self.pool.hedge_after
             driven.timer = self.now + attempt.hedge_after
@@ -387,11 +389,11 @@ class Traffic(RuleBasedStateMachine):
     @happens(10)
     def arrive(self) -> None:
         method, pin, time = self.draw(METHODS), self.draw(NAMES), self.draw([NEVER, NEVER, 0.03, 2.0])
-        goes_out = self.draw([True, True, False])
+        goes_out, tell = self.draw([True, True, False]), self.draw([False, True])
         for _ in range(self.draw([1, 1, 2, 4])):
             exchange = make_exchange(method, headers={"X-Pin": pin})
             exchange.deadline = self.now + time
-            driven = Driven(Dispatch(self.pool, exchange))
+            driven = Driven(Dispatch(self.pool, exchange, tell))
             self.driven.append(driven)
             # Nobody waits any more for one that is out: they are about to be woken.
             waiting = {e for e, line in self.lines.items() if line and (e is None or not self.is_free(e))}
@@ -571,6 +573,7 @@ class Traffic(RuleBasedStateMachine):
         self.weights_rise_to_what_is_configured()
         self.tokens_are_paid_for_what_was_sent()
         self.the_removed_go_once_when_idle()
+        self.observers_can_tell_what_has_happened()
 
     def leases_are_the_open_attempts(self) -> None:
         open_now = Counter(attempt.endpoint for driven in self.driven for attempt in driven.open)
@@ -664,6 +667,41 @@ class Traffic(RuleBasedStateMachine):
     def the_removed_go_once_when_idle(self) -> None:
         for endpoint, account in self.known.items():
             assert self.gone[endpoint] == (account not in self.members and endpoint.load == 0)
+
+    def observers_can_tell_what_has_happened(self) -> None:
+        for driven in self.driven:
+            exchange = driven.dispatch.exchange
+            if not driven.dispatch.tell:
+                assert (exchange.attempts, exchange.notes) == ((), ())
+                continue
+            assert exchange.attempts == tuple(driven.attempts)
+            self.attempts_follow_each_other(exchange.attempts)
+            self.notes_tell_of_what_was_done(driven, exchange)
+
+    def attempts_follow_each_other(self, attempts: tuple[Attempt, ...]) -> None:
+        for before, attempt in zip((None, *attempts), attempts, strict=False):
+            assert attempt.ended_at == 0 if attempt.open else attempt.started <= attempt.ended_at <= self.now
+            if before is not None:
+                assert before.started <= attempt.started
+                earlier = attempts[: attempt.number]
+                still = [a for a in earlier if a.open or a.ended_at >= attempt.started]
+                assert still if attempt.hedge else not any(a.open or a.ended_at > attempt.started for a in earlier)
+        assert not (attempts and attempts[0].hedge)
+
+    def notes_tell_of_what_was_done(self, driven: Any, exchange: Exchange) -> None:
+        notes, told = exchange.notes, Counter(note.name for note in exchange.notes)
+        assert [note.at for note in notes] == sorted(note.at for note in notes)
+        assert not notes or exchange.started <= notes[0].at <= notes[-1].at <= self.now
+        more = [(note.name, note.endpoint) for note in notes if note.name in ("retry", "hedge")]
+        assert more == [("hedge" if a.hedge else "retry", a.endpoint.identity) for a in driven.attempts[1:]]
+        assert told["panic"] == driven.panics
+        waits = [note.name for note in notes if note.name in ("queued", "left queue")]
+        assert waits == ["queued", "left queue"] * (len(waits) // 2) + ["queued"] * (len(waits) % 2)
+        assert driven.over or len(waits) % 2 == (driven.ticket is not None)
+        broken = {note.endpoint for note in notes if note.name == "pin broken"}
+        assert broken <= ({exchange.pinned.identity} if exchange.pinned is not None else set())
+        assert not told["no retry"] or driven.over or driven.relayed
+        assert told.total() == len(more) + len(waits) + sum(told[name] for name in ("panic", "pin broken", "no retry"))
 
     def teardown(self) -> None:
         if not hasattr(self, "pool"):

@@ -11,13 +11,15 @@ import msgspec
 import pytest
 
 from router import Candidates, Eject, Endpoint, EndpointSpec, Exchange, Members, Outcome
-from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, PoolVerdict
+from router.config import Duration
+from router.errors import ConnectError, NoRoute, ResetError
+from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, PoolVerdict, Waiting
 from router.model import Attempt
 from router.plugins import Registry
-from router.policy.actions import Answer, Park
+from router.policy.actions import Answer, Park, Sleep
 from router.policy.answering import GivenAnswer
 from router.policy.dispatch import Dispatch
-from router.policy.explaining import explain
+from router.policy.explaining import explain, explain_answer, explain_decision
 from router.policy.limits import Limits
 from router.policy.pool import Pool
 from router.policy.retry import Budget, RetryRule
@@ -47,8 +49,8 @@ def bundled(name: str, seed: int = 1) -> Any:
     return Registry.load().resolve("selection", name, None).make(make_tools(seed))
 
 
-def table_of(*routes: Route, health: str = "") -> Table:
-    return Table(1, RouteTable(routes), {}, health_path=health)
+def table_of(*routes: Route, health: str = "", place: Callable[[Route], str] = lambda route: "") -> Table:
+    return Table(1, RouteTable(routes), {}, health_path=health, place_of=place)
 
 
 def verdict(pool: Pool, now: float, exchange: Exchange | None = None, **route: Any) -> PoolVerdict:
@@ -100,10 +102,10 @@ def test_the_routers_own_answers() -> None:
     given = Route("gone", 0, None, paths=["/gone"], answer=GivenAnswer(410, "gone"))
     away = Route("away", 1, None, paths=["/away"], answer=GivenAnswer(308, redirect="https://{host}/"))
     small = Route("small", 2, None, paths=["/small"], max_body=5)
-    table = table_of(given, away, small, health="/-/health")
+    table = table_of(given, away, small, health="/-/health", place=lambda route: f"at {route.index}")
 
     def answer(target: str, method: str = "GET", **fields: Any) -> tuple[str, int | None, str]:
-        said = explain(table, make_exchange(method, target, **fields), 0.0, place=lambda route: f"at {route.index}")
+        said = explain(table, make_exchange(method, target, **fields), 0.0)
         assert (said.pools, said.filters) == ((), ())
         return f"{said.route} {said.place}".strip(), said.status, said.reason
 
@@ -119,8 +121,9 @@ def test_the_routers_own_answers() -> None:
 
 def test_the_request_the_route_and_what_it_changes(build: Build, now: float) -> None:
     moved = Route("api", 0, build(1), paths=["/api/*"], rewriting=Rewriting("/api", "/v2"), filters=(Says(None),))
-    table = table_of(moved, Route("same", 1, build(1), paths=["/same"], rewriting=Rewriting("/api", "/v2")))
-    said = explain(table, make_exchange("POST", "/api/x?y", scheme="https"), now, place=lambda route: "router.toml:7")
+    same = Route("same", 1, build(1), paths=["/same"], rewriting=Rewriting("/api", "/v2"))
+    table = table_of(moved, same, place=lambda route: f"router.toml:{route.index + 7}")
+    said = explain(table, make_exchange("POST", "/api/x?y", scheme="https"), now)
     assert (said.request, said.target) == ("POST https://example.test/api/x?y", "/v2/x?y")
     assert (said.route, said.place, said.status, said.filters) == ("api", "router.toml:7", None, ("Says",))
     assert explain(table, make_exchange(target="/same"), now).target == ""
@@ -136,8 +139,9 @@ def test_each_pool_that_chance_may_name_is_explained(build: Build, now: float) -
     one, other, spare = build(1), build(2), build(1)
     for pool, name in zip((one, other, spare), ("one", "other", "spare"), strict=True):
         pool.name = name
+    one.strategy = "first"
     lucky = Route("luck", 0, one, split=Split([(one, 1), (other, 3), (spare, 0)]))
-    said = explain(table_of(lucky), make_exchange(), now, strategies={"one": "first"})
+    said = explain(table_of(lucky), make_exchange(), now)
     assert [(p.name, p.share, p.selection, p.members) for p in said.pools] == [
         ("one", 0.25, "first", 1),
         ("other", 0.75, "Rotating", 2),
@@ -153,6 +157,23 @@ def test_what_is_said_can_be_sent(build: Build, now: float) -> None:
     said = explain(table_of(Route("\x1b[31m", 0, pool)), make_exchange(target="/\udc80\x07"), now)
     assert said.request == r"GET http://example.test/\udc80\x07"
     assert msgspec.json.decode(msgspec.json.encode(said), type=Explanation) == said
+
+
+def test_times_as_the_configuration_gives_them_can_be_sent(build: Build, now: float) -> None:
+    """They are floats of a type of their own, which msgspec does not write."""
+    pool = build(
+        specs("abc"),
+        limits=Limits(1, queue=2, queue_timeout=Duration(2)),
+        retry=RetryRule(2, ("connect",), hedge_after=Duration(0.5)),
+    )
+    pool.in_flight = 1
+    for timeout in (Duration(1), Duration(9), Duration("inf")):
+        said = explain(table_of(Route("all", 0, pool, timeout=timeout)), make_exchange(), now)
+        text = msgspec.json.encode(said)
+        assert text == said.text(len(text)).encode()
+        assert said.pools[0].waiting == Waiting(
+            "the pool's limit of 1 requests is reached", 0, 2, float(min(timeout, 2))
+        )
 
 
 # Left out
@@ -504,6 +525,254 @@ def test_retries(build: Build, now: float) -> None:
     assert (plain.attempts, plain.on, plain.hedge_after) == (0, ("503",), None)
 
 
+# Requests that are under way
+
+
+def begin(pool: Pool, tell: bool = True) -> Dispatch:
+    exchange = make_exchange()
+    exchange.route = Route("all", 0, pool)
+    return Dispatch(pool, exchange, tell)
+
+
+def again(dispatch: Dispatch, now: float) -> PoolVerdict:
+    """What is said of what comes next."""
+    exchange = dispatch.exchange
+    before = msgspec.structs.astuple(exchange), msgspec.structs.astuple(dispatch)[3:]
+    (said,) = explain_decision(table_of(exchange.route), exchange, dispatch, now).pools
+    assert (msgspec.structs.astuple(exchange), msgspec.structs.astuple(dispatch)[3:]) == before
+    return said
+
+
+def tried(dispatch: Dispatch, now: float, *, sent: bool = False) -> Endpoint:
+    """One attempt more, and it fails."""
+    attempt = dispatch.next(now)
+    if isinstance(attempt, Sleep):
+        attempt = dispatch.next(attempt.until)
+    assert isinstance(attempt, Attempt)
+    attempt.sent_at = now
+    dispatch.failed(attempt, ResetError() if sent else ConnectError(), sent, now)
+    return attempt.endpoint
+
+
+def test_a_request_under_way_is_named_without_its_query(build: Build, now: float) -> None:
+    route = Route("web", 4, build(1))
+    table = table_of(route, place=lambda route: f"router.toml:{route.index}")
+
+    def said(target: str) -> Explanation:
+        exchange = make_exchange("POST", target, scheme="https")
+        exchange.route = route
+        return explain_decision(table, exchange, Dispatch(route.pool, exchange), now)
+
+    found = said("/caf\x1b?password=7")
+    assert found.request == r"POST https://example.test/caf\x1b"
+    assert (found.route, found.place, found.chosen, found.target, found.status) == (
+        "web",
+        "router.toml:4",
+        "",
+        "",
+        None,
+    )
+    assert len(said("/" + "x" * 9_000).request) == 200
+
+
+def test_what_the_router_answers_itself(build: Build, now: float) -> None:
+    exchange = make_exchange("PUT", "/a?password=7")
+    exchange.status = 404
+    found = explain_answer(table_of(), exchange, NoRoute("where?"))
+    assert found == Explanation("PUT http://example.test/a", status=404, reason=NoRoute.title)
+    exchange.status, exchange.route = 403, Route("web", 4, build(1))
+    table = table_of(exchange.route, place=lambda route: f"router.toml:{route.index}")
+    found = explain_answer(table, exchange, None)
+    assert (found.route, found.place, found.status) == ("web", "router.toml:4", 403)
+    assert found.reason == "answered by the route or its filters"
+    assert found.pools == ()
+
+
+def test_those_tried_before_are_left_out(build: Build, now: float) -> None:
+    pool = build(3, retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    first = tried(dispatch, now)
+    said = again(dispatch, now)
+    assert left(said) == {"tried": {first.identity: ""}}
+    assert {o.id for o in choice(said).options} == set("abc") - {first.identity}
+    second = tried(dispatch, now)
+    said = again(dispatch, now)
+    assert left(said) == {"tried": {first.identity: "", second.identity: ""}}
+    assert said.endpoint in set("abc") - {first.identity, second.identity}
+    tried(dispatch, now)
+    said = again(dispatch, now)
+    assert (left(said), choice(said).count) == ({}, 3), "with nobody else left they are asked again"
+
+
+def test_one_tried_before_that_is_out_for_another_reason_too(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, detectors=[scripted], retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    first = tried(dispatch, now)
+    scripted.eject(pool, first, now)
+    pool.operate(next(e for e in pool.members.values() if e is not first), "drain", now)
+    said = again(dispatch, now)
+    assert [(group.reason, group.count) for group in said.left_out] == [("draining", 1), ("tried", 1)]
+    assert said.endpoint
+
+
+def test_one_tried_before_that_has_left_the_pool(build: Build, now: float) -> None:
+    pool = build(specs("a"), retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    tried(dispatch, now)
+    tried(dispatch, now)
+    pool.update(specs("b"), now)
+    said = again(dispatch, now)
+    assert (said.endpoint, said.members) == ("b", 1)
+    assert sum(group.count for group in said.left_out) == 0, "a is no member any more"
+
+
+def test_those_that_have_tried_stay_in_the_tier_that_is_drawn(build: Build, now: float) -> None:
+    """Its only endpoint is asked again, after a pause, rather than one of a tier that waits."""
+    pool = build([*specs("ab"), *specs("cd", priority=1)], retry=RetryRule(3, ("connect",)))
+    pool.operate(pool.members["b"], "drain", now)
+    dispatch = begin(pool)
+    assert tried(dispatch, now).identity == "a"
+    said = again(dispatch, now)
+    assert (said.endpoint, choice(said).priority) == ("a", 0)
+    assert left(said) == {"draining": {"b": ""}, "other tier": {"c": "tier 1", "d": "tier 1"}}
+    assert tried(dispatch, now).identity == "a"
+
+
+def test_several_tiers_may_be_drawn_for_those_that_have_tried(build: Build, now: float) -> None:
+    pool = build([*specs("abcd"), *specs("ef", priority=1)], probe=(1, 1), retry=RetryRule(9, ("connect",)))
+    for name in "abef":
+        pool.probed(pool.members[name], True, "", now)
+    dispatch, met = begin(pool), set()
+    for _ in range(9):
+        said = again(dispatch, now)
+        untried = {name for name in "abef" if name not in {e.identity for e in dispatch.exchange.tried}}
+        for tier, names in ((0, set("ab")), (1, set("ef"))):
+            (part,) = [part for part in said.choices if part.priority == tier]
+            assert {option.id for option in part.options} == (names & untried or names)
+        assert sum(part.share for part in said.choices) == pytest.approx(1)
+        met.add(tried(dispatch, now).identity)
+    assert len(met) > 2
+
+
+def test_a_pin_is_asked_for_once(build: Build, now: float, scripted: Any) -> None:
+    pool = build(3, affinity=scripted, retry=RetryRule(3, ("connect",)))
+    scripted.pin = pool.members["b"]
+    dispatch = begin(pool)
+    assert tried(dispatch, now) is scripted.pin
+    scripted.pin = pool.members["c"]
+    asked = scripted.found
+    said = again(dispatch, now)
+    assert scripted.found == asked
+    assert said.affinity == "pinned to b: tried before, so another is chosen"
+    assert left(said) == {"tried": {"b": ""}}
+    unpinned = begin(pool)
+    scripted.pin = None
+    tried(unpinned, now)
+    assert again(unpinned, now).affinity == "names none"
+
+
+@pytest.mark.parametrize("on_unready", ["reselect", "refuse"])
+def test_a_pin_that_is_back_takes_the_next_attempt(build: Build, now: float, scripted: Any, on_unready: str) -> None:
+    pool = build(3, affinity=scripted, retry=RetryRule(3, ("connect",)), limits=Limits(per_endpoint=1))
+    b = scripted.pin = pool.members["b"]
+    pool.acquire(b, now)
+    dispatch = begin(pool)
+    assert tried(dispatch, now) is not b
+    pool.on_unready = on_unready
+    full = "another is chosen" if on_unready == "reselect" else "it is refused"
+    said = again(dispatch, now)
+    assert (said.affinity, said.status) == (f"pinned to b: full, so {full}", None if on_unready == "reselect" else 503)
+    pool.release(b, now)
+    said = again(dispatch, now)
+    assert (said.affinity, said.endpoint) == ("pinned to b", "b")
+    attempt = dispatch.next(now)
+    assert isinstance(attempt, Attempt)
+    assert attempt.endpoint is b
+
+
+def test_one_in_the_pool_does_not_wait_behind_others(build: Build, now: float) -> None:
+    pool = build(2, limits=Limits(in_flight=1, queue=3), retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    tried(dispatch, now)
+    pool.queue.park(Ticket(now + 1, admitted=False))
+    assert again(dispatch, now).waiting is None
+    assert again(begin(pool), now).waiting is not None
+    assert isinstance(dispatch.next(now), Attempt)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_one_whose_place_in_the_queue_has_come(build: Build, now: float, granted: bool) -> None:
+    pool = build(2, limits=Limits(in_flight=1, queue=1))
+    busy, waits = begin(pool), begin(pool)
+    busy.next(now)
+    assert isinstance(waits.next(now), Park)
+    said = again(waits, now)
+    assert said.waiting is not None
+    assert said.waiting.reason == "the pool's limit of 1 requests is reached"
+    busy.close(now)
+    if granted:
+        assert pool.grant(now) is not None
+        assert isinstance(begin(pool).next(now), Park), "another one waits after it"
+    said = again(waits, now)
+    assert (said.status, said.waiting, said.decision) == (None, None, "one of 2, as Rotating chooses")
+    assert isinstance(waits.next(now), Attempt)
+
+
+def test_one_that_has_waited_for_its_server(build: Build, now: float, scripted: Any) -> None:
+    limits = Limits(per_endpoint=1, queue=3, queue_timeout=1)
+    pool = build(3, affinity=scripted, limits=limits)
+    scripted.pin = pool.members["b"]
+    pool.acquire(scripted.pin, now)
+    waits = begin(pool)
+    assert isinstance(waits.next(now), Park)
+    assert again(waits, now + 0.5).waiting is not None
+    said = again(waits, now + 1)
+    assert (said.status, said.waiting, said.affinity) == (None, None, "pinned to b: full, so another is chosen")
+    assert isinstance(waits.next(now + 1), Attempt)
+
+
+def test_affinity_has_no_say_in_a_hedge(build: Build, now: float, scripted: Any) -> None:
+    pool = build(4, affinity=scripted, limits=Limits(per_endpoint=1), retry=RetryRule(2, hedge_after=0.1))
+    scripted.pin = pool.members["b"]
+    pool.acquire(scripted.pin, now)
+    dispatch = begin(pool)
+    slow = dispatch.next(now)
+    assert isinstance(slow, Attempt)
+    pool.release(scripted.pin, now)
+    said = again(dispatch, now + 0.11)
+    assert said.affinity == "not asked for a hedge"
+    assert {option.id for option in choice(said).options} == set("abcd") - {slow.endpoint.identity}
+    hedge = dispatch.next(now + 0.11)
+    assert isinstance(hedge, Attempt)
+    assert hedge.hedge
+
+
+def test_one_in_the_pool_waits_where_all_are_full(build: Build, now: float) -> None:
+    pool = build(2, limits=Limits(per_endpoint=1, queue=3), retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    tried(dispatch, now)
+    for endpoint in tuple(pool.members.values()):
+        pool.acquire(endpoint, now)
+    said = again(dispatch, now)
+    assert said.status is None
+    assert said.waiting is not None
+    assert said.waiting.reason == "all endpoints that are ready are full"
+    assert isinstance(dispatch.next(now), Park)
+
+
+def test_health_is_ignored_for_those_that_have_tried(build: Build, now: float) -> None:
+    pool = build(3, probe=(1, 1), retry=RetryRule(3, ("connect",)))
+    dispatch = begin(pool)
+    first = tried(dispatch, now)
+    said = again(dispatch, now)
+    assert choice(said).why == "health is ignored: 0 of 3 endpoints ready"
+    assert left(said) == {"tried": {first.identity: ""}}
+    assert {o.state for o in choice(said).options} == {"not probed yet"}
+    second = tried(dispatch, now)
+    assert second is not first
+    assert [note.name for note in dispatch.exchange.notes] == ["panic", "panic", "retry"]
+
+
 # What is said is what is done, and saying it changes nothing
 
 
@@ -528,11 +797,13 @@ class World:
             zone=rng.choice(("", "z")),
             on_unready=rng.choice(("reselect", "refuse")),
             slow_start=SlowStart(rng.choice((0.0, 5.0)), 0.1),
+            retry=RetryRule(rng.choice((1, 3)), ("connect", "reset")),
         )
         self.tiers = rng.choice((1, 1, 3))
         self.pool.update(self._specs(), self.now)
         self.pool.started()
-        self.table = table_of(Route("all", 0, self.pool))
+        self.route = Route("all", 0, self.pool)
+        self.table = table_of(self.route)
         self.live: deque[tuple[Dispatch, Attempt]] = deque()
         self.ejects = False
         self.pin = ""
@@ -567,7 +838,7 @@ class World:
         rng, pool = self.rng, self.pool
         self.now += rng.choice((0.0, 0.1, 1.0, 31.0))
         members = list(pool.members.values())
-        event = rng.randrange(8)
+        event = rng.randrange(10)
         if event == 0:
             pool.update(self._specs(), self.now)
         elif event == 1 and members:
@@ -580,6 +851,8 @@ class World:
             dispatch.ended(attempt, None, self.now)
             dispatch.close(self.now)
             self.ejects = False
+        elif event > 7 and self.live:
+            return self._fail()
         if pool.slow_start.window and self.now >= pool.due:
             # The next step of a slow start is not foreseen.
             pool.tick(self.now)
@@ -592,8 +865,11 @@ class World:
         if self.asked:
             before = digest(self.pool)
             told = explain(self.table, exchange, self.now).pools[0]
+            exchange.route = self.route
+        dispatch = Dispatch(self.pool, exchange, True)
+        if self.asked:
+            assert explain_decision(self.table, exchange, dispatch, self.now).pools == (told,)
             assert digest(self.pool) == before
-        dispatch = Dispatch(self.pool, exchange)
         action = dispatch.next(self.now)
         if isinstance(action, Attempt):
             self.live.append((dispatch, action))
@@ -602,6 +878,49 @@ class World:
         if told is not None:
             agrees(told, action)
         return action.endpoint.identity if isinstance(action, Attempt) else type(action).__name__
+
+    def _fail(self) -> str:
+        """An attempt fails; tells what comes of that."""
+        dispatch, attempt = self.live.popleft()
+        sent, self.ejects = self.rng.random() < 0.5, self.rng.random() < 0.5
+        attempt.sent_at = attempt.started
+        dispatch.failed(attempt, ResetError() if sent else ConnectError(), sent, self.now)
+        self.ejects = False
+        return self._go_on(dispatch)
+
+    def _go_on(self, dispatch: Dispatch) -> str:
+        exchange, told = dispatch.exchange, None
+        if self.pool.slow_start.window and self.now >= self.pool.due:
+            self.pool.tick(self.now)
+        if self.asked:
+            exchange.route = self.route
+            before = digest(self.pool), msgspec.structs.astuple(exchange)
+            (told,) = explain_decision(self.table, exchange, dispatch, self.now).pools
+            assert (digest(self.pool), msgspec.structs.astuple(exchange)) == before
+        action = dispatch.next(self.now)
+        if told is not None:
+            agrees_again(told, action, exchange)
+        if isinstance(action, Sleep):
+            self.now = action.until
+            return self._go_on(dispatch)
+        if isinstance(action, Attempt):
+            self.live.append((dispatch, action))
+            return f"again {action.endpoint.identity}"
+        dispatch.close(self.now)
+        return f"again {type(action).__name__}"
+
+
+def agrees_again(told: PoolVerdict, action: Any, exchange: Exchange) -> None:
+    """The same for one that has tried: it may have to stop, or pause, for what is not said."""
+    tried = {endpoint.identity for endpoint in exchange.tried[: len(exchange.attempts)]}
+    if isinstance(action, Answer):
+        assert told.status == 503 or exchange.notes[-1].name == "no retry", told.decision
+    elif isinstance(action, Sleep):
+        assert {o.id for c in told.choices for o in c.options} & tried, "there were others"
+    else:
+        agrees(told, action)
+    left_out = {e.id for group in told.left_out if group.reason == "tried" for e in group.endpoints}
+    assert left_out <= tried
 
 
 def agrees(told: PoolVerdict, action: Any) -> None:

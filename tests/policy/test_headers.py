@@ -19,6 +19,8 @@ from router.policy.headers import (
     read_interim,
     read_request,
     read_response,
+    without_fields,
+    without_hsts,
 )
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -95,7 +97,7 @@ def test_order_case_duplicates_and_bytes_are_kept() -> None:
 def test_a_request_without_anything_special() -> None:
     head = request(fields("Host: a.test", "Accept: */*"))
     assert kept(head) == ["Host: a.test", "Accept: */*"]
-    assert head[1:] == (0, False, "", [], frozenset())
+    assert head[1:] == (0, False, "", [], frozenset(), False)
 
 
 # Connection
@@ -193,7 +195,7 @@ def test_refused_framing_is_refused_with_listed_fields_too() -> None:
 def test_spellings_that_cgi_cannot_tell_apart_never_go_on(name: str) -> None:
     head = request(fields("A: 1", f"{name}: 6"))
     assert kept(head) == ["A: 1"]
-    assert head[1:] == (0, False, "", [], frozenset())
+    assert head[1:] == (0, False, "", [], frozenset(), False)
 
 
 def test_forwarded_fields_are_taken_out_and_handed_over() -> None:
@@ -212,6 +214,30 @@ def test_forwarded_fields_are_taken_out_and_handed_over() -> None:
         (b"forwarded", b"for=1"),
     ]
     assert request(fields("A: 1"))[4] == [], "one request's fields never reach another"
+
+
+@pytest.mark.parametrize("name", ["X-Router-Explain", "x-router-explain", "X-ROUTER-EXPLAIN", "x-Router-eXPLAIN"])
+def test_who_asks_for_an_explanation_is_heard_and_the_field_stays_here(name: str) -> None:
+    for value, asks in (("1", True), ("0", False), ("", False), ("true", False), ("1 1", False), ("11", False)):
+        head = request(fields("A: 1", f"{name}: {value}", "B: 2"))
+        assert (kept(head), head[6]) == (["A: 1", "B: 2"], asks)
+    assert request(fields(f"{name}: 1", "A: 1", f"{name}: 1"))[6]
+    assert not request(fields("A: 1"))[6], "one request's fields never reach another"
+
+
+@pytest.mark.parametrize("name", ["X_Router_Explain", "X-Router_Explain", "x_router-explain", "X_ROUTER_EXPLAIN"])
+def test_spellings_of_it_do_not_ask_and_do_not_go_on(name: str) -> None:
+    head = request(fields("A: 1", f"{name}: 1"))
+    assert (kept(head), head[6]) == (["A: 1"], False)
+
+
+def test_one_that_the_connection_names_is_heard_too() -> None:
+    head = request(fields("Connection: X-Router-Explain", "X-Router-Explain: 1", "A: 1"))
+    assert kept(head) == ["A: 1"]
+
+
+def test_a_response_may_hold_it() -> None:
+    assert kept(response(fields("X-Router-Explain: 1"))) == ["X-Router-Explain: 1"]
 
 
 def test_a_response_may_say_what_it_likes_of_forwarding() -> None:
@@ -415,7 +441,7 @@ def test_the_same_line_twice_is_removed_twice() -> None:
 
 
 def test_a_head_without_fields() -> None:
-    assert read_request((), b"\r\n") == (b"\r\n", 0, False, "", [], frozenset())
+    assert read_request((), b"\r\n") == (b"\r\n", 0, False, "", [], frozenset(), False)
     assert read_response((), b"\r\n") == (b"\r\n", BODY_TO_END, False, False, False)
 
 
@@ -527,3 +553,39 @@ def test_of_all_bytes_only_text_and_tab_pass(byte: int) -> None:
 )
 def test_a_field_made_by_a_plugin_is_one_line_and_no_framing(name: bytes, value: bytes, valid: bool) -> None:
     assert headers.is_valid_field(name, value) is valid
+
+
+# Fields that are taken out by name
+
+
+@pytest.mark.parametrize("how", WRITINGS)
+@pytest.mark.parametrize("names", [(b"a",), (b"a", b"b-c"), (b"b-c", b"a")])
+def test_named_fields_are_taken_out_whole(names: tuple[bytes, ...], how: bytes) -> None:
+    given = fields("A: 1", "X: a: 2", "B-C: 3", "a:", "AA: 4", "B-c: 5", "B.C: 6", "Y: \xff")
+    rest = tuple(field for field in given if field[0].lower() not in names)
+    assert without_fields(written(given, how), names) == written(rest, how)
+
+
+def test_the_first_line_is_no_field_and_the_end_stays() -> None:
+    head = b"GET /a: HTTP/1.1\r\nA: 1\r\nHost: a: b\r\n"
+    assert without_fields(head, (b"a", b"get /a")) == b"GET /a: HTTP/1.1\r\nHost: a: b\r\n"
+    assert without_fields(b"\r\n", (b"a",)) == b"\r\n"
+    assert without_fields(b"\r\nA : 1\r\n", (b"a",)) == b"\r\n"
+
+
+def test_a_name_is_no_pattern() -> None:
+    lines = b"\r\nabc: 1\r\na.c: 2\r\n"
+    assert without_fields(lines, (b"a.c",)) == b"\r\nabc: 1\r\n"
+    assert without_fields(lines, (b".*",)) == lines
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"A", b"a", b"B", b"AB", b"C-A"]), st.sampled_from([b"", b"1", b"a: 1"]))))
+def test_nothing_else_is_taken(given: list[tuple[bytes, bytes]]) -> None:
+    rest = tuple(field for field in given if field[0].lower() != b"a")
+    assert without_fields(written(tuple(given), b"%b: %b\r\n"), (b"a",)) == written(rest, b"%b: %b\r\n")
+
+
+def test_of_hsts_nothing_is_left() -> None:
+    lines = b"\r\nA: 1\r\nStrict-Transport-Security: max-age=1\r\nstrict-transport-security:x\r\nB: 2\r\n"
+    assert without_hsts(lines) == b"\r\nA: 1\r\nB: 2\r\n"
+    assert without_hsts(b"\r\nA: Strict-Transport-Security: 1\r\n") == b"\r\nA: Strict-Transport-Security: 1\r\n"

@@ -206,6 +206,28 @@ def test_it_is_never_overspent(share: float, reserve: int, steps: list[tuple[str
                 account.pay()
 
 
+def state(budget: Budget) -> tuple:
+    return budget._second, budget._this, budget._spent, tuple(budget._past)
+
+
+@given(
+    st.sampled_from([0.0, 0.25, 0.5]),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.sampled_from("ddwwt"), st.integers(1, 12)), max_size=40),
+)
+def test_looking_changes_nothing(share: float, reserve: int, steps: list[tuple[str, int]]) -> None:
+    budget, now = Budget(share, reserve), 1000.5
+    for step, count in steps:
+        if step == "t":
+            now += count / 3
+        for _ in range(count if step != "t" else 0):
+            (budget.deposit if step == "d" else budget.withdraw)(now)
+        before = state(budget)
+        seen = budget.peek(now)
+        assert state(budget) == before
+        assert seen == budget.balance(now)
+
+
 # Backoff
 
 

@@ -36,7 +36,7 @@ def changed(lines: tuple[str, ...], **swapped: str | None) -> tuple[str, ...]:
 def key_of(*lines: str, method: str = "GET", version: tuple[int, int] = (1, 1)) -> bytes:
     """What the router makes of a request: its options and length are those that read_request finds."""
     given_fields = fields(*lines)
-    _, length, _, _, _, options = read_request(given_fields, lines_of(given_fields))
+    _, length, _, _, _, options, _ = read_request(given_fields, lines_of(given_fields))
     return websocket_key(method, version, given_fields, options, length)
 
 

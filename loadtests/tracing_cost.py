@@ -1,0 +1,140 @@
+"""What tracing costs the router: CPU per request beside a router that differs in nothing else.
+
+wrk sends, nginx plays the servers. CPU is measured in turns, so that whatever else the machine does befalls all alike,
+and from the end of one turn to the end of the next, so that what is sent to the receiver later counts too.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import bench_rounds
+import bench_wrk as wrk
+import tracing_report as must
+from bench_main import Result
+from bench_peers import Peer
+from bench_procs import BenchError, free_ports
+from bench_rounds import Bench, Load, Up
+from bench_usage import Usage, cpu_seconds, usage
+from change_configs import POOL, configuration, listener, pool, route
+from fault_client import HOST
+from fault_house import PATIENCE
+from fault_servers import HEALTH
+from tls_cost import in_turns
+from tracing_house import Collector, Den, Pace, observer
+from tracing_report import Figure
+
+#: Clients, each with one connection; seconds of a turn.
+CLIENTS, SECONDS = 64, 1
+#: More spans than an exporter sends at once.
+BATCH = 600
+PATH = "/?page=2&sort=price"
+AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+ABSENT, SAMPLED, KEPT, ALWAYS = "absent", "ratio 0.01", "ratio 0.01 with keep", "100 %"
+#: What must hold of each, beside the router without tracing.
+FIGURES = {
+    SAMPLED: Figure(SAMPLED, 1.08, 1.04),
+    KEPT: Figure(KEPT, 1.12, 1.06),
+    ALWAYS: Figure(f"{ALWAYS} into a live receiver", 4.0, 2.5),
+}
+_RULES = 'keep = ["errors", "retried", "slower:500ms"]'
+_OPTIONS = {SAMPLED: (str(must.RATIO), ()), KEPT: (str(must.RATIO), (_RULES,)), ALWAYS: ('"always"', ())}
+
+
+class Target(NamedTuple):
+    """A router, and what receives its spans."""
+
+    up: Up
+    collector: Collector | None
+
+
+def play_cost(den: Den, pace: Pace) -> Result:
+    bench_rounds.need("wrk", "wrk")
+    ports = nginx(den)
+    script = _script(den.folder)
+    targets = {name: _start(den, name, ports) for name in (ABSENT, *FIGURES)}
+    cpu: dict[str, list[float]] = {name: [] for name in targets}
+    requests = dict.fromkeys(targets, 0)
+    last: dict[str, Usage] = {}
+
+    def one(name: str, counted: bool) -> None:
+        target = targets[name]
+        last.setdefault(name, usage(target.up.process.session))
+        made = loaded(den, target.up.peer.port, SECONDS, script)
+        requests[name] += made
+        if name == ALWAYS and target.collector:
+            # What still has to be sent would run beside the next router. Less than a batch waits for some seconds.
+            target.collector.settled(2 * requests[name] - BATCH)
+        now = usage(target.up.process.session)
+        if counted:
+            cpu[name].append(cpu_seconds(last[name], now) / made * 1e6)
+        last[name] = now
+
+    in_turns(pace.turns, list(targets), one)
+    spans = {name: target.collector.settled().spans for name, target in targets.items() if target.collector}
+    verdicts = [must.cheap(figure, cpu[name], cpu[ABSENT]) for name, figure in FIGURES.items()]
+    verdicts += [must.drawn(name, requests[name], spans[name]) for name in (SAMPLED, KEPT)]
+    log = targets[ALWAYS].up.process.output().splitlines()
+    verdicts.append(must.complete(ALWAYS, requests[ALWAYS], spans[ALWAYS], log))
+    return Result("cost", "", {"cpu_us": cpu, "requests": requests, "spans": spans}, verdicts)
+
+
+def nginx(den: Den) -> tuple[int, ...]:
+    """Promises the ports of servers that cost little, and that are in good health."""
+    ports = bench_rounds.start_backends(Bench(den.fleet, den.pins), Load("/", CLIENTS, SECONDS, 1, 0))
+    (den.folder / "pages" / HEALTH[1:]).write_text("ok")
+    return ports
+
+
+def members(ports: tuple[int, ...]) -> str:
+    return f"endpoints = {json.dumps([f'http://{HOST}:{port}' for port in ports])}"
+
+
+def loaded(den: Den, port: int, seconds: int, script: str = "") -> int:
+    """Promises the number of requests that wrk made.
+
+    Raises:
+        BenchError: some of them were not answered well.
+    """
+    command = wrk.command(f"http://{HOST}:{port}{PATH}", CLIENTS, seconds, script)
+    _, text = den.fleet.run("wrk", [*den.pins.load, *command], timeout=seconds + PATIENCE)
+    return requests_of(text)
+
+
+def requests_of(text: str) -> int:
+    """Promises the number of requests that a report of wrk tells of.
+
+    Raises:
+        BenchError: it is none, or tells of errors.
+    """
+    try:
+        report = wrk.parse(text)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    if report.errors or not report.requests:
+        raise BenchError("; ".join(report.errors) or "no request was answered")
+    return report.requests
+
+
+def _script(folder: Path) -> str:
+    file = folder / "head.lua"
+    file.write_text(f'wrk.headers["User-Agent"] = "{AGENT}"\nwrk.headers["Accept"] = "*/*"\n')
+    return str(file)
+
+
+def _start(den: Den, name: str, ports: tuple[int, ...]) -> Target:
+    """Starts one of several routers that differ in nothing but whether and how they are traced."""
+    label = name.replace(" ", "-").replace("%", "percent")
+    collector = den.collector(f"receiver-{label}", keep=False) if name in _OPTIONS else None
+    port, more = free_ports(1)[0], ""
+    if collector:
+        sampling, lines = _OPTIONS[name]
+        more = observer(collector.endpoint, *lines, sampling=sampling)
+    text = "\n".join((more, listener(port), route("all", f'pool = "{POOL}"'), pool(POOL, members(ports))))
+    process = den.beside(label, text, port)
+    return Target(Up(Peer(name, (), (), {}, {}, port), process), collector)
+
+
+def behind(den: Den, ports: tuple[int, ...], more: str) -> str:
+    """Promises the house's usual configuration in front of these servers."""
+    return configuration(den, den.step, members(ports), more=more)

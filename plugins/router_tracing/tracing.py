@@ -1,0 +1,216 @@
+"""The observer: decides at the start what is recorded, hands the context on, and at the end makes spans of it.
+
+A request that is not recorded costs one look at its head, one comparison and one line; no object is made for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from random import Random
+from typing import Any
+
+from router import AtEnd, Attempt, Control, Endpoint, Exchange, Outcome, Tools
+from router_tracing.attributes import Recorder
+from router_tracing.contexts import Context, Contexts
+from router_tracing.environment import Environment
+from router_tracing.options import Keep, TracingOptions
+from router_tracing.outputs import make_exporter
+from router_tracing.sampling import Sampler, kept_because
+from router_tracing.sender import Sender
+
+__all__ = ["Tracing"]
+
+_DEFAULT_RATIO = 0.01
+_DEFAULT_BUFFER = 8192
+#: Seconds that the last spans get at the end; the core gives five.
+_LAST = 4.0
+#: Seconds after which the page shows a trace.
+_SHOWN_AFTER = 0.2
+
+
+#: Ids have to differ, not to be secret; drawing them from the system costs as much as making a span.
+_bits = Random(os.urandom(32)).getrandbits
+
+
+def new_span_id() -> str:
+    """16 digits, not all of them 0."""
+    return f"{_bits(64) or 1:016x}"
+
+
+class _Recorded:
+    """An exchange that is recorded from its start."""
+
+    __slots__ = ("children", "parent", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, parent: Context | None) -> None:
+        self.trace_id = trace_id
+        self.span_id = new_span_id()
+        self.parent = parent
+        self.children: list[str] = []
+
+
+class _Perhaps(AtEnd):
+    """An exchange that a rule may keep at its end, and whose sender has a span of its own."""
+
+    __slots__ = ("parent",)
+
+    def __init__(self, parent: Context | None) -> None:
+        self.parent = parent
+
+
+_PERHAPS = _Perhaps(None)
+
+
+def _nothing(exchange: Exchange) -> None:
+    """What a request is told with OTEL_SDK_DISABLED."""
+
+
+class Tracing:
+    """Observer `tracing`."""
+
+    def __init__(self, options: TracingOptions, tools: Tools) -> None:
+        environment = Environment.read(os.environ)
+        sampling = options.sampling if options.sampling is not None else environment.sampling
+        parent_based = environment.parent_based or options.sampling is not None
+        self._sampler = Sampler(_DEFAULT_RATIO if sampling is None else sampling, parent_based=parent_based)
+        self._below = self._sampler.below
+        self._keep = Keep.read(options.keep)
+        self._unrecorded = _PERHAPS if self._keep else None
+        names = options.propagators if options.propagators is not None else environment.propagators
+        self._contexts = Contexts(("tracecontext",) if names is None else names)
+        self._hint = self._contexts.hint
+        self._plain = self._contexts.fields == Contexts(("tracecontext",)).fields
+        self._parents = options.parent
+        self._recorder = Recorder(options.query, environment.value_limit)
+        self._clock = tools.clock
+        self._senders: list[Sender] = []
+        self._viewer: Any = None
+        if environment.disabled:
+            self.request_started = _nothing  # type: ignore[method-assign]
+        else:
+            self._make_outputs(options, tools, environment)
+
+    def _make_outputs(self, options: TracingOptions, tools: Tools, environment: Environment) -> None:
+        file = tools.folder / options.file if options.file else None
+        most = options.buffer or environment.buffer or _DEFAULT_BUFFER
+        kind = options.export or environment.export or "otlp"
+        if kind != "none":
+            made = make_exporter(
+                kind, endpoint=options.endpoint, file=file, service=options.service, environment=environment
+            )
+            self._senders.append(Sender(made, most=most, batch=environment.batch, delay=environment.delay))
+        if options.viewer:
+            from router_tracing.store import Store
+            from router_tracing.viewer import Viewer
+
+            store = Store()
+            self._viewer = Viewer(store, options.viewer, options.service or environment.service or "router")
+            self._senders.append(Sender(store, delay=_SHOWN_AFTER))
+
+    async def start(self, control: Control) -> None:
+        for sender in self._senders:
+            sender.start()
+        if self._viewer is not None:
+            await self._viewer.start()
+
+    async def close(self) -> None:
+        if self._viewer is not None:
+            await self._viewer.close()
+        import asyncio  # commands that serve nothing come by here too, and are to be quick
+
+        await asyncio.gather(*(sender.aclose(_LAST) for sender in self._senders))
+
+    # What the core tells
+
+    def request_started(self, exchange: Exchange) -> Any:
+        if exchange.named or self._hint(exchange.head):
+            return self._looked_at(exchange)
+        trace_id = exchange.trace_id = exchange.id
+        if trace_id[16:] < self._below:
+            return self._recorded(trace_id, None)
+        span_id = trace_id[:16]
+        if self._plain:
+            exchange.added += f"traceparent: 00-{trace_id}-{span_id}-00\r\n".encode()
+        else:
+            exchange.added += self._contexts.lines(trace_id, span_id, sampled=False)
+        return self._unrecorded
+
+    def _looked_at(self, exchange: Exchange) -> Any:
+        """The same for a head that may hold a context, or a request id that is not the router's own."""
+        believed = self._parents == "honour" or (self._parents == "trusted" and exchange.trusted)
+        parent = self._contexts.read(exchange.head) if believed else None
+        if parent is not None:
+            trace_id = parent.trace_id
+        else:
+            trace_id = f"{_bits(128) or 1:032x}" if exchange.named else exchange.id
+        exchange.trace_id = trace_id
+        records = self._sampler.records(trace_id, parent)
+        if records or parent is None or parent.sampled is not False:
+            # What goes on says this, and nothing besides.
+            exchange.dropped += self._contexts.replaced if parent is not None else self._contexts.fields
+            if not records:
+                exchange.added += self._contexts.lines(trace_id, trace_id[:16], sampled=False)
+        if records:
+            return self._recorded(trace_id, parent)
+        return _Perhaps(parent) if self._keep and parent is not None else self._unrecorded
+
+    def _recorded(self, trace_id: str, parent: Context | None) -> _Recorded:
+        return _Recorded(trace_id, parent)
+
+    def attempt_started(
+        self, token: _Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        # An attempt that never got a connection is told of by nobody; its place is kept.
+        while len(token.children) <= attempt.number:
+            token.children.append(new_span_id())
+        headers += self._contexts.write(token.trace_id, token.children[attempt.number], sampled=True)
+
+    def attempt_ended(self, token: _Recorded, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
+        pass
+
+    def request_ended(self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None) -> None:
+        now = self._clock()
+        kept = ""
+        if isinstance(token, _Perhaps):
+            kept = kept_because(self._keep, exchange, error, now)
+            if not kept:
+                return
+        self._record(token, exchange, error, now, kept)
+
+    def explain(self, token: _Recorded | _Perhaps) -> bool:
+        """Whether a decision is worth explaining: always where it is recorded; else once something has gone wrong."""
+        return type(token) is _Recorded or self._keep.errors or self._keep.retried
+
+    def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None:
+        pass
+
+    def table_swapped(self, version: int) -> None:
+        pass
+
+    # The end
+
+    def _record(
+        self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None, now: float, kept: str
+    ) -> None:
+        parent, trace_id = token.parent, exchange.trace_id
+        if isinstance(token, _Recorded):
+            span_id, children = token.span_id, token.children
+        else:
+            # What went on names this span.
+            span_id, children = trace_id[:16] if parent is None else new_span_id(), []
+        children += [new_span_id() for _ in exchange.attempts[len(children) :]]
+        parent_id, state = (parent.span_id, parent.state) if parent is not None else ("", "")
+        spans = self._recorder.spans(
+            exchange,
+            error,
+            (trace_id, span_id, parent_id),
+            children,
+            time.time() - now,
+            now,
+            remote=parent is not None,
+            state=state,
+            kept=kept,
+        )
+        for sender in self._senders:
+            sender.put(spans)
