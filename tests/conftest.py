@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import hashlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -34,6 +36,38 @@ from router.status import Answer, AskStatus, Question, Status
 PATIENCE = 15.0
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = base64.b64encode(b"0123456789abcdef")
+
+
+def pytest_configure() -> None:
+    # A shell makes what it runs in the background deaf to Ctrl-C, and so all that is run from there.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    importlib.metadata.Distribution.metadata = property(_metadata)  # type: ignore[assignment,method-assign]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The collector would go through all tests again and again, though none of them goes before the end."""
+    gc.disable()
+    try:
+        return (yield)  # type: ignore[return-value]
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+_parse_metadata = importlib.metadata.Distribution.metadata.fget  # type: ignore[attr-defined]
+_parsed: dict[str, Any] = {}
+
+
+def _metadata(self: importlib.metadata.Distribution) -> Any:
+    """Parses a text once: what each load of plugins asks for again is most of what many a test would take."""
+    text = self.read_text("METADATA") or self.read_text("PKG-INFO")
+    if not text:
+        return _parse_metadata(self)
+    if text not in _parsed:
+        _parsed[text] = _parse_metadata(self)
+    return _parsed[text]
 
 
 def wait(holds: Callable[[], Any], what: Any = "") -> Any:

@@ -82,6 +82,21 @@ class Watcher:
 """
 
 
+#: What runs with other times than usual: module.name -> seconds.
+HURRIED = """
+import importlib, sys
+for path, seconds in {times!r}.items():
+    module, _, name = path.rpartition(".")
+    module = importlib.import_module(module)
+    assert isinstance(getattr(module, name), float), path
+    setattr(module, name, seconds)
+from router.cli import main
+sys.exit(main(["run", {file!r}]))
+"""
+#: Seconds that a task which cannot be cancelled is waited for at the end.
+SOON = {"router.net.probes._GRACE": 0.2, "router.app._CLOSING": 0.2}
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -131,10 +146,16 @@ class Server:
 
 
 class Running:
-    """`router run` in front of these servers, with these lines for its pool."""
+    """`router run` in front of these servers, with these lines for its pool. `times`: as HURRIED has them."""
 
     def __init__(
-        self, folder: Path, *urls: str, pool: str = "", server: str = "", more: str = "", before: str = ""
+        self,
+        folder: Path,
+        *urls: str,
+        pool: str = "",
+        server: str = "",
+        more: str = "",
+        times: dict[str, float] | None = None,
     ) -> None:
         self.port = free_port()
         (folder / "noted.py").write_text(PLUGINS)
@@ -145,8 +166,9 @@ class Running:
             f'[[pools]]\nname = "web"\nendpoints = {json.dumps(urls)}\nselection = "round_robin"\ndetectors = []\n'
             f"{pool}\n{more}\n"
         )
-        start = f"import sys, router.app; {before}; from router.cli import main; sys.exit(main(['run', {str(file)!r}]))"
-        command = ["-c", start] if before else ["-m", "router", "run", str(file)]
+        command = ["-m", "router", "run", str(file)]
+        if times:
+            command = ["-c", HURRIED.format(times=times, file=str(file))]
         self.process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -211,7 +233,7 @@ def servers() -> Iterator[list[Server]]:
 def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     made: list[Running] = []
 
-    def start(*urls: str, **more: str) -> Running:
+    def start(*urls: str, **more: Any) -> Running:
         made.append(Running(tmp_path, *urls, **more))
         return made[-1]
 
@@ -271,7 +293,8 @@ def test_a_client_that_comes_too_early_waits_for_the_first_round(run: Any, serve
 
 
 def test_the_first_round_keeps_requests_waiting_for_so_long_and_no_longer(run: Any, servers: list[Server]) -> None:
-    running = run(servers[0].url, pool=probe("Hangs", 'timeout = "1h"'), before="router.app._FIRST_ROUND = 0.3").up()
+    times = {"router.serving._FIRST_ROUND": 0.3}
+    running = run(servers[0].url, pool=probe("Hangs", 'timeout = "1h"'), times=times).up()
     running.says("pool web: 0 of 1 endpoints ready: health is ignored, all are tried")
     assert running.get() == (200, b"ok")
     assert running.end()[0] == 0
@@ -280,7 +303,8 @@ def test_the_first_round_keeps_requests_waiting_for_so_long_and_no_longer(run: A
 @pytest.mark.parametrize("kind", ["Hangs", "Stubborn"])
 def test_a_signal_during_a_first_round_that_hangs_ends_the_process(run: Any, servers: list[Server], kind: str) -> None:
     options = 'timeout = "1h", interval = "1h"'
-    running = run(servers[0].url, pool=probe(kind, options), before="router.app._FIRST_ROUND = 3600")
+    times = SOON | {"router.serving._FIRST_ROUND": 3600.0}
+    running = run(servers[0].url, pool=probe(kind, options), times=times)
     wait(lambda: "probe" in running.noted())
     code, said = running.end()
     assert code == 0
@@ -289,7 +313,7 @@ def test_a_signal_during_a_first_round_that_hangs_ends_the_process(run: Any, ser
 
 def test_a_probe_that_cannot_be_cancelled_does_not_keep_the_process(run: Any, servers: list[Server]) -> None:
     pool = probe("Stubborn", 'timeout = "50ms", interval = "50ms"')
-    running = run(servers[0].url, pool=pool).up()
+    running = run(servers[0].url, pool=pool, times=SOON).up()
     assert running.get() == (200, b"ok")
     code, said = running.end()
     assert code == 0

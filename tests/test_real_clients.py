@@ -194,7 +194,7 @@ CASES = [
     get("/stream/0"),
     get("/drip?duration=0.2&numbytes=20"),
     get("/drip?duration=0.1&numbytes=5&code=206&delay=0.1"),
-    get("/delay/1"),
+    get("/delay/0.3"),
     get("/range/1024"),
     get("/range/1024?chunk_size=100", Range="bytes=100-299"),
     get("/range/1024", Range="bytes=-24"),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from router import listening
+
 #: Plugins that write down what becomes of them, and that do as their name says.
 PLUGINS = """
 import asyncio, contextlib, pathlib
@@ -661,7 +663,10 @@ def test_weight_state_and_order_by_file(house: Any, serve: Any) -> None:
 # Listeners
 
 
-def test_listeners_come_and_go_without_touching_the_others(house: Any, serve: Any, tmp_path: Path) -> None:
+def test_listeners_come_and_go_without_touching_the_others(
+    house: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_GRACE", 1.5)
     server = serve("a")
     house.write(server.url)
     house.up()

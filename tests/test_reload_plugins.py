@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import router.app
 import router.lives
 
 PLUGINS = """
@@ -119,6 +120,7 @@ def test_whatever_a_close_does_the_next_one_closes_too(
     house: Any, serve: Callable[..., Any], plug: str, kind: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(router.lives, "_CLOSING", 0.2)
+    monkeypatch.setattr(router.app, "_CLOSING", 0.2)
     one = serve("a")
     house.write(one.url, more=observers(plug, kind))
     house.up()

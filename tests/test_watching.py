@@ -23,7 +23,7 @@ from router.watching import watch_files
 #: Seconds after which a test that waits has failed.
 PATIENCE = 8.0
 #: Seconds in which nothing may come; several times what a change takes.
-QUIET = 0.5
+QUIET = 0.3
 
 
 @pytest.fixture(autouse=True)

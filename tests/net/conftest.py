@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import time
@@ -26,7 +27,8 @@ from router.net.server import Listener
 from router.net.sockets import Sockets
 from router.net.sweeper import tick_for, timeouts_of
 from router.observe import Observers
-from router.prepare import prepare
+from router.plugins import Registry
+from router.prepare import Prepared, prepare
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -117,7 +119,7 @@ class Wire:
         self.writer = writer
         #: Every byte that came.
         self.received = bytearray()
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def send(self, data: bytes) -> None:
         if self.writer.is_closing():
@@ -143,8 +145,8 @@ class Wire:
         while missing:
             if not self._buffer:
                 await self._more()
-            pieces.append(self._buffer[:missing])
-            self._buffer = self._buffer[len(pieces[-1]) :]
+            pieces.append(bytes(self._buffer[:missing]))
+            del self._buffer[:missing]
             missing -= len(pieces[-1])
         return b"".join(pieces)
 
@@ -152,7 +154,8 @@ class Wire:
         while mark not in self._buffer:
             await self._more()
         end = self._buffer.index(mark) + len(mark)
-        data, self._buffer = self._buffer[:end], self._buffer[end:]
+        data = bytes(self._buffer[:end])
+        del self._buffer[:end]
         return data
 
     async def head(self) -> Head:
@@ -174,7 +177,7 @@ class Wire:
                 await self._more()
             except Broken as error:
                 if error.args[0] == "closed":
-                    return self._buffer
+                    return bytes(self._buffer)
                 raise
 
     async def gone(self) -> str:
@@ -329,11 +332,18 @@ class Client(Wire):
         return await self.response(method)
 
 
+@functools.cache
+def installed() -> Prepared:
+    """The plugins that are installed, found once. It has no object, so nothing goes from one test to the next."""
+    nothing = Config(listeners=(), routes=(), pools=())
+    return Prepared(nothing, None, Path(), Registry.load())
+
+
 class House:
     """A router under test: what router/app.py joins for a process, joined in this loop."""
 
     def __init__(self, config: Config, filters: Iterable[Any], observers: Iterable[Any], affinity: Any) -> None:
-        prepared = prepare(config, None, Path(), seed=7)
+        prepared = prepare(config, None, Path(), seed=7, previous=installed())
         if filters:
             prepared.filters[0] = tuple(filters)
         self.config = config

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from router.policy import plain
 
 FUZZ = settings(
-    max_examples=250,
+    max_examples=150,
     deadline=None,
     database=None,
     print_blob=True,

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from router.net import client as client_module
+from router.net import wire
+
 #: More than the kernel's buffers hold between upstream and client on loopback, less than what is sent.
 MOST = 48 << 20
 #: Bytes that the router itself may hold for one client.
@@ -120,8 +123,10 @@ async def test_the_routers_own_answers_do_not_pile_up(world: Any, target: str) -
     client.reset()
 
 
-async def test_a_paused_upload_is_not_cut_off_before_its_time(world: Any) -> None:
+async def test_a_paused_upload_is_not_cut_off_before_its_time(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither side reads for a while, and the router holds a little for the client: `stream` is not over yet."""
+    for module in (wire, client_module):
+        monkeypatch.setattr(module, "LOOK", 0.3)
 
     async def both_ways(peer: Any) -> None:
         await peer.ask()
@@ -130,7 +135,7 @@ async def test_a_paused_upload_is_not_cut_off_before_its_time(world: Any) -> Non
             peer.send(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
             await peer.flush()
             await asyncio.sleep(0.001)
-        await asyncio.sleep(1.7)
+        await asyncio.sleep(0.8)
         peer.send(b"0\r\n\r\n")
         await peer.flush()
 
@@ -140,7 +145,7 @@ async def test_a_paused_upload_is_not_cut_off_before_its_time(world: Any) -> Non
     client.ask("/", "Content-Length: 90000000", method="POST")
     client.send(b"y" * 20_000_000)
     await world.eventually(lambda: buffered(house))
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(0.7)
     assert house.pool.in_flight == 1
     client.reset()
 
@@ -235,8 +240,11 @@ async def test_a_broken_response_on_a_unix_socket(world: Any, tmp_path: Path) ->
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])  # slow: on the loop of production only
-async def test_a_client_that_keeps_an_answered_connection_open_is_closed(world: Any) -> None:
+async def test_a_client_that_keeps_an_answered_connection_open_is_closed(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer was sent and the router has closed its side; a client that does nothing is not waited for forever."""
+    monkeypatch.setattr(wire, "_LINGER", 0.5)
     house = await world.router(await world.upstream())
     client = await world.client(house)
     client.send(b"junk\r\n\r\n")

@@ -723,7 +723,7 @@ class Traffic(RuleBasedStateMachine):
 pytestmark = pytest.mark.timeout(300)
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(
-    max_examples=100,
+    max_examples=40,
     stateful_step_count=50,
     deadline=None,
     report_multiple_bugs=False,

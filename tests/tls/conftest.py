@@ -31,6 +31,8 @@ from router.plugins import Registry
 
 #: Seconds after which a test that waits has failed.
 PATIENCE = 10.0
+#: Seconds for which something has to be wrong until it counts, and after which nothing more comes of it.
+SETTLED, QUIET = 0.2, 0.4
 
 
 class Issued(NamedTuple):
@@ -150,8 +152,27 @@ class Bench:
         self._caplog = caplog
         self._registry = Registry()
         self._registry.add(router_tls, "tls")
+        self._held: float | None = None
+        self._ahead = 0.0
 
     eventually = staticmethod(eventually)
+
+    def wall(self) -> float:
+        """Seconds since the epoch, as the source reads them."""
+        return time.time() + self._ahead if self._held is None else self._held
+
+    def hold_time(self) -> None:
+        """Holds the time of day, so that what is to come does not come while a test still looks at what is."""
+        self._held = self.wall()
+
+    def let_time_go(self) -> None:
+        """Half a second ahead: what was 1.3 s away when the time was held is there after a second."""
+        self._held, self._ahead = None, 0.5
+
+    @staticmethod
+    async def stays_so() -> None:
+        """Waits until what was wrong at the call has counted, and another look has followed."""
+        await asyncio.sleep(QUIET)
 
     def put(self, name: str, content: bytes, mode: int = 0o600) -> Path:
         """Writes a file in place, as an editor or `cp` does."""
@@ -231,8 +252,10 @@ def still(
 @pytest_asyncio.fixture
 async def bench(still: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(watching, "_STEP", 0.01)
+    monkeypatch.setattr(watching, "_EVERY", 0.2)
+    monkeypatch.setattr(files, "time", still.wall)
     monkeypatch.setattr(files, "watch_files", functools.partial(watch_files, settle=0.02))
-    monkeypatch.setattr(standing, "_SETTLED", 0.7)
+    monkeypatch.setattr(standing, "_SETTLED", SETTLED)
     loop, errors = asyncio.get_running_loop(), list[Any]()
     loop.set_exception_handler(lambda loop, context: errors.append(context))
     # What a loop opens for itself when it first uses a thread is no leak.

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import ssl
 import sys
@@ -147,16 +148,48 @@ def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.
     return Bench(tmp_path, caplog)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """To start one takes longer than most tests do."""
+    with pebble(tmp_path_factory.mktemp("acme") / "pebble") as made:
+        yield made
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Any]:
+def server(tmp_path: Path, shared: Any) -> Any:
+    """A server that knows others' accounts, which no test can see."""
+    return Part(shared, tmp_path)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Any]:
+    """One that a test may stop."""
     with pebble(tmp_path / "pebble") as made:
         yield made
 
 
 @pytest.fixture
-def answering(server: Any) -> Iterator[Any]:
-    with answers(server.http_port) as made:
+def answering(request: pytest.FixtureRequest) -> Iterator[Any]:
+    name = "own_server" if "own_server" in request.fixturenames else "server"
+    with answers(request.getfixturevalue(name).http_port) as made:
         yield made
+
+
+class Part:
+    """What one test sees of a server that many use: what was written since the test began, and files of its own."""
+
+    def __init__(self, whole: Any, folder: Path) -> None:
+        self._whole = whole
+        self._before = len(whole.log)
+        self.had = accounts(whole)
+        self.url, self.port, self.http_port = whole.url, whole.port, whole.http_port
+        self.folder = folder / "pebble"
+        shutil.copytree(whole.folder, self.folder)
+        self.ca = self.folder / "ca.pem"
+
+    @property
+    def log(self) -> str:
+        return str(self._whole.log[self._before :])
 
 
 def leaf(certificate: Certificate) -> x509.Certificate:
@@ -169,7 +202,7 @@ def issued(server: Any) -> int:
 
 def accounts(server: Any) -> int:
     found = re.findall(r"There are now (\d+) accounts", server.log)
-    return int(found[-1]) if found else 0
+    return int(found[-1]) - getattr(server, "had", 0) if found else 0
 
 
 @needs_pebble
@@ -190,10 +223,10 @@ async def test_issue(bench: Bench, server: Any, answering: Any, key_type: str, k
 
 
 @needs_pebble
-async def test_the_next_start_needs_no_network(bench: Bench, server: Any, answering: Any) -> None:
-    made = await bench.obtains(server.url, answering.challenges)
-    server.stop()
-    async with bench.following(server.url) as follower:
+async def test_the_next_start_needs_no_network(bench: Bench, own_server: Any, answering: Any) -> None:
+    made = await bench.obtains(own_server.url, answering.challenges)
+    own_server.stop()
+    async with bench.following(own_server.url) as follower:
         assert await follower.yields() == made
         await asyncio.sleep(0.1)
         assert len(follower.sets) == 1
@@ -215,15 +248,15 @@ async def test_renewal_before_the_end(bench: Bench, tmp_path: Path) -> None:
 
 
 @needs_pebble
-async def test_directory_down_then_up(bench: Bench, server: Any, answering: Any) -> None:
-    server.stop()
-    async with bench.following(server.url, answering.challenges) as follower:
+async def test_directory_down_then_up(bench: Bench, own_server: Any, answering: Any) -> None:
+    own_server.stop()
+    async with bench.following(own_server.url, answering.challenges) as follower:
         line = await bench.says("connection refused")
         assert "no new certificate for www.example.test" in line
         assert "next attempt in 0 s; there is none" in line
         await eventually(lambda: len(bench.said) >= 3)
         assert follower.sets == []
-        server.start()
+        own_server.start()
         await follower.yields()
     assert "valid until" in bench.said[-1]
 
@@ -540,14 +573,14 @@ async def test_retry_after_is_honoured(bench: Bench, server: Any, answering: Any
 
 
 @needs_pebble
-async def test_an_order_that_the_server_forgot_is_begun_anew(bench: Bench, server: Any, answering: Any) -> None:
-    async with Proxy(server) as proxy:
+async def test_an_order_that_the_server_forgot_is_begun_anew(bench: Bench, own_server: Any, answering: Any) -> None:
+    async with Proxy(own_server) as proxy:
         proxy.hold = lambda text: "stall" if "/finalize-order/" in text else "pass"
         async with bench.following(proxy.url, answering.challenges):
             await eventually(lambda: any("/finalize-order/" in text for text in proxy.seen))
         assert len(bench.files(".order")) == 1
-        server.stop()
-        server.start()
+        own_server.stop()
+        own_server.start()
         proxy.hold = lambda text: "pass"
         await bench.obtains(proxy.url, answering.challenges)
     assert bench.said == [line for line in bench.said if "valid until" in line], "and no failure for it"

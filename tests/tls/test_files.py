@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from router_tls import files, reading
+from router_tls import files, reading, standing
 
 DAY = 86400.0
 
@@ -431,7 +431,8 @@ def test_the_start_does_not_wait_for_cryptography() -> None:
 # Followed
 
 
-async def test_a_renewal_is_served_without_a_complaint(bench: Any) -> None:
+async def test_a_renewal_is_served_without_a_complaint(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "_SETTLED", 0.7)
     first = bench.pair("certs/a.pem", "a.test")
     async with bench.following("certs") as follower:
         await follower.serves_chain(first)
@@ -490,7 +491,7 @@ async def test_a_bad_file_keeps_the_old_certificate_and_is_said_once(bench: Any)
         # Something else changes; what is known is not said again.
         bench.pair("certs/c.pem", "c.test")
         await follower.serves("a.test", "b.test", "c.test")
-        await asyncio.sleep(1.0)
+        await bench.stays_so()
         await bench.logs("certs/a.pem: no PEM")
         assert bench.logged()[0].endswith("; what was good there stays")
         assert good.chain.decode() in {each.chain for each in follower.sets[-1]}
@@ -525,7 +526,7 @@ async def test_whatever_is_wrong_the_old_one_stays(bench: Any, spoil: Any, words
         spoil(bench, old)
         await bench.eventually(lambda: any(words in text for text in bench.logged()), lambda: str(bench.logged()))
         await bench.eventually(lambda: any(text.endswith("stays") for text in bench.logged()))
-        await asyncio.sleep(1.0)
+        await bench.stays_so()
         assert old.chain.decode() in {each.chain for each in follower.sets[-1]}
         assert len(follower.sets[-1]) == 2
         assert len(bench.logged()) == len(set(bench.logged()))
@@ -543,7 +544,8 @@ async def test_a_pair_that_is_deleted_is_served_no_longer(bench: Any) -> None:
         assert len(follower.sets) == 2
 
 
-async def test_a_pair_that_is_gone_for_a_moment_is_served_on(bench: Any) -> None:
+async def test_a_pair_that_is_gone_for_a_moment_is_served_on(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "_SETTLED", 0.7)
     bench.pair("certs/a.pem", "a.test")
     made = bench.pair("certs/b.pem", "b.test")
     async with bench.following("certs") as follower:
@@ -601,7 +603,7 @@ async def test_with_nothing_at_all_a_watch_says_so_once_and_waits(bench: Any) ->
     async with bench.following("certs") as follower:
         await follower.says("certs: does not exist")
         await bench.eventually(lambda: follower.watches == 2)
-        await asyncio.sleep(1.0)
+        await bench.stays_so()
         assert (follower.watches, len(follower.said)) == (2, 1)
         bench.put("certs", b"garbage")
         await follower.says("certs: no PEM")
@@ -645,9 +647,11 @@ async def test_one_that_is_not_valid_yet_is_served_once_it_is(bench: Any) -> Non
     async with bench.following("certs") as follower:
         await follower.serves("a.test")
         # Dates are whole seconds.
-        coming = bench.pair("certs/a.pem", "a.test", begins=3.0, ends=2 * DAY)
+        bench.hold_time()
+        coming = bench.pair("certs/a.pem", "a.test", begins=1.3, ends=2 * DAY)
         await asyncio.sleep(0.3)
         assert len(follower.sets) == 1
+        bench.let_time_go()
         await follower.serves_chain(coming)
 
 
@@ -655,12 +659,14 @@ async def test_the_next_certificate_waits_beside_the_valid_one(bench: Any) -> No
     good = bench.pair("certs/a.pem", "a.test")
     async with bench.following("certs") as follower:
         await follower.serves_chain(good)
-        coming = bench.pair("certs/next.pem", "a.test", begins=3.0, ends=90 * DAY)
+        bench.hold_time()
+        coming = bench.pair("certs/next.pem", "a.test", begins=1.3, ends=90 * DAY)
         await bench.eventually(lambda: "certs/next.pem: not valid before " in str(bench.logged(0)))
         # Something else changes: it is not said again.
         other = bench.pair("certs/b.pem", "b.test")
         await follower.serves_chain(good, other)
         assert len(follower.sets) == 2
+        bench.let_time_go()
         await follower.serves_chain(good, other, coming)
         assert len(follower.sets) == 3
         assert "certs/next.pem: valid by now: its certificate is served" in bench.logged(0)
@@ -674,9 +680,11 @@ async def test_the_next_certificate_serves_names_that_no_other_has_and_no_more(b
     good = bench.pair("certs/a.pem", "a.test")
     async with bench.following("certs") as follower:
         await follower.serves_chain(good)
-        coming = bench.pair("certs/next.pem", "a.test", "b.test", begins=3.0, ends=90 * DAY)
+        bench.hold_time()
+        coming = bench.pair("certs/next.pem", "a.test", "b.test", begins=1.3, ends=90 * DAY)
         await follower.serves_chain(good, coming)
         assert {each.names for each in follower.sets[-1]} == {("a.test",), ("b.test",)}
+        bench.let_time_go()
         await bench.eventually(
             lambda: {each.names for each in follower.sets[-1]} == {("a.test",), ("a.test", "b.test")}
         )
@@ -707,17 +715,19 @@ async def test_an_expired_one_beside_a_valid_one_is_left_out_and_said_once(bench
         await follower.serves_chain(good, other)
         for name in ("old.pem", "old.key"):
             (bench.folder / "certs" / name).unlink()
-        await asyncio.sleep(1.0)
+        await bench.stays_so()
         assert len(follower.sets) == 2
         assert len(bench.logged()) == 1
         assert bench.logged()[0].endswith(": left out, for others have its names")
 
 
 async def test_one_that_expires_while_it_is_served_gives_way_at_its_time(bench: Any) -> None:
-    old = bench.pair("certs/old.pem", "a.test", ends=3.0)
+    bench.hold_time()
+    old = bench.pair("certs/old.pem", "a.test", ends=1.3)
     good = bench.pair("certs/a.pem", "*.test", "a.test")
     async with bench.following("certs") as follower:
         await follower.serves_chain(old, good)
+        bench.let_time_go()
         await follower.serves_chain(good)
         await bench.logs("certs/old.pem: expired on ")
 
