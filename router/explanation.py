@@ -140,9 +140,10 @@ class Explanation(_Data, frozen=True):
     def text(self, limit: int) -> str:
         """This as JSON in ASCII, in at most `limit` characters: first its lists get shorter, then all else goes."""
         with suppress(UnicodeEncodeError):  # a lone surrogate, which the slower way can write
-            whole = msgspec.json.encode(self).decode()
-            if len(whole) <= limit and whole.isascii() and whole.isprintable():
-                return whole
+            whole = msgspec.json.encode(self)
+            # All other controls are escaped in it.
+            if len(whole) <= limit and whole.isascii() and b"\x7f" not in whole:
+                return whole.decode()
         for most in _LENGTHS:
             text = json.dumps(msgspec.to_builtins(_shortened(self, most)), separators=(",", ":"))
             if len(text) <= limit:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from heapq import nlargest
 from itertools import accumulate
 from random import Random
 
@@ -73,5 +72,5 @@ def shares_by_weight(endpoints: Sequence[Endpoint], limit: int) -> list[tuple[En
     """The likeliest `limit` endpoints of a draw by weight, each with its probability."""
     total = sum(endpoint.weight for endpoint in endpoints)
     even = 1 / len(endpoints)
-    heaviest = nlargest(limit, endpoints, key=lambda endpoint: endpoint.weight)
+    heaviest = sorted(endpoints, key=lambda endpoint: endpoint.weight, reverse=True)[:limit]
     return [(endpoint, endpoint.weight / total if total else even) for endpoint in heaviest]

@@ -6,7 +6,6 @@ gains (34 µs at 1 000), and the best of five draws by weight takes its place.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from heapq import nlargest, nsmallest
 
 from router import Candidates, Endpoint, Exchange, Options, Tools
 from router_selection.draw import Draw, shares_by_weight
@@ -73,8 +72,10 @@ class LeastRequest(Smooth):
             return _shares_of_draws(candidates, limit)
         lowest = min(map(_relative_load, candidates))
         least = self.turns([e for e in candidates if _relative_load(e) == lowest], limit)
-        others = (e for e in candidates if _relative_load(e) > lowest)
-        return [*least, *((e, 0.0) for e in nsmallest(limit - len(least), others, key=_relative_load))]
+        if len(least) == min(limit, len(candidates)):
+            return least
+        others = sorted((e for e in candidates if _relative_load(e) > lowest), key=_relative_load)
+        return [*least, *((e, 0.0) for e in others[: limit - len(least)])]
 
 
 def _shares_of_draws(candidates: Candidates, limit: int) -> list[tuple[Endpoint, float]]:
@@ -92,7 +93,7 @@ def _shares_of_draws(candidates: Candidates, limit: int) -> list[tuple[Endpoint,
             rates[load] = ((rest / total) ** _DRAWS - (more / total) ** _DRAWS) / weight
             rest = more
     shares = [(endpoint, endpoint.weight * rates[_relative_load(endpoint)]) for endpoint in candidates]
-    return nlargest(limit, shares, key=lambda share: share[1])
+    return sorted(shares, key=lambda share: share[1], reverse=True)[:limit]
 
 
 def _relative_load(endpoint: Endpoint) -> float:

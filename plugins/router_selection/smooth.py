@@ -7,7 +7,6 @@ fraction from the start. A new pool starts at a random phase, so a reload favour
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import nlargest
 from itertools import takewhile
 from math import gcd
 
@@ -74,7 +73,7 @@ class Smooth:
             # Newcomers wait behind those that are known.
             return credit[endpoint] + endpoint.weight if endpoint.weight and endpoint in credit else _NEVER
 
-        first, *others = nlargest(limit, candidates, key=earned)
+        first, *others = sorted(candidates, key=earned, reverse=True)[:limit]
         return [(first, 1.0), *((endpoint, 0.0) for endpoint in others)]
 
     def _admit(self, candidates: Sequence[Endpoint]) -> None:

@@ -6,6 +6,7 @@ Attributes follow OpenTelemetry's stable semantic conventions for HTTP; the rout
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from router import Address, Attempt, EndpointSpec, Exchange
@@ -71,7 +72,8 @@ class Recorder:
 
         method = exchange.method if exchange.method in _METHODS else "HTTP"
         name = f"{method} {exchange.route.name}" if exchange.route is not None else method
-        attributes, failure = self._of_request(exchange, error, kept), _failure(exchange, error)
+        shown = self._target(exchange.target)
+        attributes, failure = self._of_request(exchange, error, kept, shown), _failure(exchange, error)
         if failure is not None:
             attributes.append(("error.type", failure))
         events = [Event(at(note.at), note.name, facts) for note, facts in _noted(exchange)]
@@ -82,14 +84,14 @@ class Recorder:
             tuple(events), _described(failure), remote, state,
         )  # fmt: skip
         calls = (
-            self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, at, now)
+            self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, at, now, shown)
             for attempt, child in zip(exchange.attempts, children, strict=False)
         )
         return server, *calls
 
-    def _of_request(self, exchange: Exchange, error: Exception | None, kept: str) -> Pairs:
+    def _of_request(self, exchange: Exchange, error: Exception | None, kept: str, shown: tuple[str, str]) -> Pairs:
         host, port = _split(exchange.host, _PORTS.get(exchange.scheme, 0))
-        path, query = self._target(exchange.target)
+        path, query = shown
         major, minor = exchange.version
         pairs: Pairs = [
             *_method(exchange.method),
@@ -125,13 +127,20 @@ class Recorder:
         return pairs
 
     def _of_attempt(
-        self, exchange: Exchange, attempt: Attempt, place: tuple[str, str, str], state: str, at: Any, now: float
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        place: tuple[str, str, str],
+        state: str,
+        at: Callable[[float], int],
+        now: float,
+        shown: tuple[str, str],
     ) -> Span:
         address, outcome = self._address(attempt.endpoint.spec.url), attempt.final
         pairs: Pairs = [
             *_method(exchange.method),
             ("server.address", address.path or address.host),
-            ("url.full", self._url(exchange, address)),
+            ("url.full", self._url(exchange, address, shown)),
             ("lb.endpoint", attempt.endpoint.identity),
             ("lb.attempt", attempt.number),
         ]
@@ -191,8 +200,8 @@ class Recorder:
         names = (part.partition("=") for part in parts)
         return self._text("&".join(f"{name}={_REDACTED}" if sign else name and _REDACTED for name, sign, _ in names))
 
-    def _url(self, exchange: Exchange, address: Address) -> str:
-        path, query = self._target(exchange.rewritten or exchange.target)
+    def _url(self, exchange: Exchange, address: Address, shown: tuple[str, str]) -> str:
+        path, query = self._target(exchange.rewritten) if exchange.rewritten else shown
         base = f"http://{exchange.host}" if address.path else str(address)
         return f"{base}{path}?{query}"[: 2 * self._longest] if query else f"{base}{path}"
 

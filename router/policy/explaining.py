@@ -10,17 +10,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from itertools import islice
-from typing import Any
 
 from router.errors import RouterError
 from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, Option, PoolVerdict, Retries, Waiting
 from router.faults import visible
-from router.model import Endpoint, Exchange
+from router.model import Candidates, Endpoint, Exchange
 from router.policy.destination import find_destination
 from router.policy.dispatch import Dispatch
 from router.policy.pool import Pool
 from router.policy.retry import IDEMPOTENT, SAFE
-from router.policy.standing import LineUp, Part, ailment, detail_of, limit_at, line_up, state_at
+from router.policy.standing import LineUp, Part, ailment, detail_of, glance, limit_at, line_up, state_at
 from router.policy.table import Table
 
 __all__ = ["explain", "explain_answer", "explain_decision"]
@@ -29,6 +28,8 @@ _NEVER = float("inf")
 #: Endpoints in one list, and characters of what a plugin says.
 _MOST = 10
 _LONGEST = 200
+#: In a larger pool no request waits until the endpoints were looked at one by one, which takes 5 µs each.
+_LARGE = 100
 #: What is lost when shares are added up.
 _ROUNDING = 1e-9
 
@@ -97,9 +98,12 @@ class _PoolCase:
     def verdict(self, share: float) -> PoolVerdict:
         """What the pool would do. `share`: how likely it is to be asked."""
         pool, known = self.pool, self.pool.members
-        tried = tuple(e for e in dict.fromkeys(self.exchange.tried) if known.get(e.identity) is e)
+        tried = self.exchange.tried
+        if tried:
+            tried = tuple(e for e in dict.fromkeys(tried) if known.get(e.identity) is e)
         pinned, refuses, affinity = self._affinity()
-        lined_up = line_up(pool, self._key(), self.now)
+        large = self._dispatch is not None and not self.exchange.asks and len(known) > _LARGE
+        lined_up = glance(pool) if large else line_up(pool, self._key(), self.now)
         lined_up = lined_up.without(tried) if tried else lined_up
         affine = pinned is not None or bool(refuses)
         choices = () if affine else tuple(map(self._choice, lined_up.parts))
@@ -125,7 +129,7 @@ class _PoolCase:
             endpoint=endpoint,
             status=status,
             affinity=affinity,
-            left_out=tuple(_grouped(lined_up, pool, tried, self.now)),
+            left_out=tuple(_grouped(lined_up, pool, tried, self.now)) if lined_up.standings or tried else (),
             choices=choices,
             waiting=waiting,
             retries=self._retries(),
@@ -192,46 +196,40 @@ class _PoolCase:
     # Candidates
 
     def _choice(self, part: Part) -> Choice:
-        count, (shares, failed) = len(part.candidates), self._scores(part)
-        rest = (endpoint for endpoint in part.candidates if endpoint not in shares)
-        shown = [*shares, *islice(rest, _MOST - len(shares))]
-        return Choice(
-            priority=part.priority,
-            share=part.share,
-            count=count,
-            options=tuple(self._option(endpoint, shares.get(endpoint), part.share) for endpoint in shown),
-            why=part.why,
-            failed=failed,
-        )
+        candidates, count, failed = part.candidates, len(part.candidates), ""
+        options: tuple[Option, ...] = ()
+        if part.named:
+            shares, failed = self._scores(candidates)
+            if len(shares) < min(count, _MOST):
+                rest = (endpoint for endpoint in candidates if endpoint not in shares)
+                shares |= dict.fromkeys(islice(rest, _MOST - len(shares)))
+            options = tuple([self._option(endpoint, share, part.share) for endpoint, share in shares.items()])
+        return Choice(part.priority, part.share, count, options, part.why, failed)
 
     def _option(self, endpoint: Endpoint, share: float | None, of: float) -> Option:
-        return Option(
-            id=endpoint.identity,
-            load=endpoint.load,
-            weight=endpoint.weight,
-            state=state_at(endpoint, self.now),
-            share=None if share is None else share * of,
-        )
+        # Whoever stands in the usual list, and may have more than one request, is neither ill nor on probation.
+        well = endpoint.home is self.pool.usual and endpoint.limit != 1
+        state = "ready" if well else state_at(endpoint, self.now)
+        return Option(endpoint.identity, endpoint.load, endpoint.weight, state, None if share is None else share * of)
 
-    def _scores(self, part: Part) -> tuple[dict[Endpoint, float], str]:
+    def _scores(self, candidates: Candidates) -> tuple[dict[Endpoint, float | None], str]:
         """What the strategy says of the candidates, if it says anything; and what was wrong with that."""
-        if len(part.candidates) == 1:
-            return {part.candidates[0]: 1.0}, ""
-        if getattr(self.pool.selector, "scores", None) is None:
-            return {}, ""
+        shares: dict[Endpoint, float | None] = {}
+        if len(candidates) == 1:
+            return {candidates[0]: 1.0}, ""
+        scores = getattr(self.pool.selector, "scores", None)
+        if scores is None:
+            return shares, ""
         try:
-            return dict(self._scored(part)), ""
+            for endpoint, share in islice(scores(candidates, self.exchange, _MOST), _MOST):
+                if endpoint not in candidates:
+                    raise LookupError(f"{endpoint!r} is not a candidate")
+                if not 0 <= share <= 1 + _ROUNDING:
+                    raise ValueError(f"{share!r} is no probability")
+                shares[endpoint] = min(1.0, float(share))
         except Exception as error:
             return {}, f"{self.name}.scores {_raised(error)}"
-
-    def _scored(self, part: Part) -> Iterator[tuple[Endpoint, float]]:
-        selector: Any = self.pool.selector
-        for endpoint, share in islice(selector.scores(part.candidates, self.exchange, _MOST), _MOST):
-            if endpoint not in part.candidates:
-                raise LookupError(f"{endpoint!r} is not a candidate")
-            if not 0 <= share <= 1 + _ROUNDING:
-                raise ValueError(f"{share!r} is no probability")
-            yield endpoint, min(1.0, float(share))
+        return shares, ""
 
     # Limits and retries
 
@@ -273,14 +271,14 @@ def _queued(waiting: Waiting) -> tuple[int | None, str]:
 
 def _chosen(choices: tuple[Choice, ...], name: str) -> tuple[str, str]:
     """The endpoint if it is certain, else ""; and the decision in words."""
-    options = [option for choice in choices for option in choice.options]
+    options = choices[0].options if len(choices) == 1 else [option for choice in choices for option in choice.options]
     certain = [option.id for option in options if (option.share or 0.0) >= 1 - _ROUNDING]
     if certain:
         return certain[0], certain[0]
     if sum(option.share or 0.0 for option in options) >= 1 - _ROUNDING:
         return "", f"one of {sum(1 for option in options if option.share)}, by chance"
     count = sum(choice.count for choice in choices)
-    unknown = any(option.share is None for option in options)
+    unknown = not options or any(option.share is None for option in options)
     return "", f"one of {count}, as {name} chooses" if unknown else f"one of {count}, by chance"
 
 

@@ -170,12 +170,12 @@ class Pool(Judging):
             return self.usual
         tiers = self.tiers
         tier = tiers[0] if len(tiers) == 1 else draw_tier(tiers, self._chance(exchange))
-        found = None if tier is None else self._of_tier(tier)
+        found = None if tier is None else self.of_tier(tier)
         # A full tier spills over to the others rather than make anybody wait.
         for other in tiers:
             if found:
                 break
-            spare = self._of_tier(other)
+            spare = self.of_tier(other)
             found = spare if spare is not None else found
         return self._on_trial() if found is not None and not found else found
 
@@ -192,7 +192,8 @@ class Pool(Judging):
         ready, known = sum(tier.ready_count for tier in self.tiers), len(self.members)
         return f"{ready} of {known} endpoints ready"
 
-    def _of_tier(self, tier: Tier) -> Candidates | None:
+    def of_tier(self, tier: Tier) -> Candidates | None:
+        """Who of a tier can take a request; empty if all are full, None if too few are ready."""
         if not tier.few:
             return tier.candidates()
         return tier.everyone(self.limit_of) if self.when_few_ready == "try_all" and tier.open_count else None
@@ -286,7 +287,7 @@ class Pool(Judging):
             return endpoint.load < endpoint.limit or not self.is_usable(endpoint, now)
         if not ticket.admitted and self.in_flight >= self.limits.in_flight:
             return False
-        return any(self._of_tier(tier) for tier in self.tiers) or bool(self._on_trial())
+        return any(self.of_tier(tier) for tier in self.tiers) or bool(self._on_trial())
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

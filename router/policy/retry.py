@@ -61,7 +61,7 @@ class Budget:
     A deposit dies with its second: what retries took in that time dies with it.
     """
 
-    __slots__ = ("_past", "_second", "_spent", "_this", "reserve", "share")
+    __slots__ = ("_deposited", "_past", "_second", "_spent", "_taken", "_this", "reserve", "share")
 
     LIFETIME = 10
 
@@ -73,6 +73,8 @@ class Budget:
         self._spent = 0
         #: (second, deposits, withdrawals) of the last ten seconds.
         self._past: deque[tuple[int, int, int]] = deque()
+        #: What they come to: deposits, and what was taken beyond the reserve of each second.
+        self._deposited = self._taken = 0
 
     def deposit(self, now: float) -> None:
         """Called once per request."""
@@ -86,14 +88,15 @@ class Budget:
         self._second, self._this, self._spent = second, 0, 0
         while self._past and self._past[0][0] <= second - self.LIFETIME:
             self._past.popleft()
+        self._deposited = sum(entry[1] for entry in self._past)
+        self._taken = sum(entry[2] - self.reserve if entry[2] > self.reserve else 0 for entry in self._past)
 
     def balance(self, now: float) -> float:
         """Tokens left: what was deposited in the last ten seconds and this second's reserve, less what was taken."""
         if int(now) != self._second:
             self._turn(int(now))
-        deposited = self._this + sum(entry[1] for entry in self._past)
-        taken = max(0, sum(entry[2] - self.reserve if entry[2] > self.reserve else 0 for entry in self._past))
-        return max(0.0, deposited * self.share - taken) + self.reserve - self._spent
+        deposited = self._this + self._deposited
+        return max(0.0, deposited * self.share - self._taken) + self.reserve - self._spent
 
     def peek(self, now: float) -> float:
         """The same, and nothing is changed: a page that is to be turned is turned in a copy."""

@@ -7,6 +7,7 @@ are those of pool.py and tiers.py, and tests hold the two against each other. O(
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from router.model import Candidates, Endpoint
@@ -14,7 +15,7 @@ from router.policy.health import Health
 from router.policy.pool import Pool
 from router.policy.tiers import draw_tier, tier_shares
 
-__all__ = ["REASONS", "LineUp", "Part", "ailment", "detail_of", "limit_at", "line_up", "state_at"]
+__all__ = ["REASONS", "LineUp", "Part", "ailment", "detail_of", "glance", "limit_at", "line_up", "state_at"]
 
 #: Why an endpoint is left out, in the one order.
 REASONS = (
@@ -32,6 +33,8 @@ REASONS = (
 )
 #: Those of an operator, which no want of others sets aside.
 _CLOSED = frozenset(REASONS[:2])
+#: Why the candidates of a part are not named.
+_LARGE = "a large pool: its endpoints are not looked at one by one"
 
 
 class Part(NamedTuple):
@@ -41,6 +44,8 @@ class Part(NamedTuple):
     share: float
     candidates: Candidates
     why: str
+    #: Whether they are to be told of one by one.
+    named: bool = True
 
 
 class Standing:
@@ -147,6 +152,15 @@ def line_up(pool: Pool, key: int | None, now: float) -> LineUp:
         return LineUp(standings, tuple(_drawn(standings, able[0], key)), False, ready)
     full = any(standing.candidates is not None for standing in standings)
     return LineUp(standings, tuple(_on_trial(standings, pool, now)) if full else (), full, ready)
+
+
+def glance(pool: Pool) -> LineUp:
+    """The same as the pool's own lists have it: how many, never who, of the first tier that has anybody."""
+    lists = [(tier.priority, pool.of_tier(tier)) for tier in pool.tiers]
+    able = ((priority, found) for priority, found in lists if found)
+    parts = tuple(Part(priority, 1.0, found, _LARGE, named=False) for priority, found in islice(able, 1))
+    full = not parts and any(found is not None for _, found in lists)
+    return LineUp((), parts, full, sum(tier.ready_count for tier in pool.tiers))
 
 
 def limit_at(pool: Pool, endpoint: Endpoint, now: float) -> float:

@@ -554,6 +554,62 @@ def tried(dispatch: Dispatch, now: float, *, sent: bool = False) -> Endpoint:
     return attempt.endpoint
 
 
+class Unasked:
+    """A selector whose scores must not be asked for."""
+
+    def choose(self, candidates: Candidates, exchange: Exchange) -> Endpoint:
+        return candidates[0]
+
+    def scores(self, candidates: Candidates, exchange: Exchange, limit: int) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("state", ["ready", "drained", "full", "down", "refused", "tiers", "zone"])
+def test_a_large_pool_is_told_of_in_numbers_to_a_request_under_way(build: Build, now: float, state: str) -> None:
+    many = [
+        EndpointSpec(
+            url=f"http://h:{n + 1}",
+            priority=n % 2 if state == "tiers" else 0,
+            zone="ab"[n % 2] if state == "zone" else "",
+        )
+        for n in range(200)
+    ]
+    settings: dict[str, Any] = {"zone": "a"} if state == "zone" else {}
+    if state in ("down", "refused"):
+        settings |= {"probe": (1, 1), "when_few_ready": "try_all" if state == "down" else "refuse"}
+    pool = build(
+        many, selector=Unasked(), limits=Limits(per_endpoint=1, queue=1, queue_timeout=Duration(2)), **settings
+    )
+    able = 200
+    for endpoint in list(pool.members.values()):
+        if state == "drained" and endpoint.spec.url.endswith("7"):
+            pool.operate(endpoint, "drain", now)
+            able -= 1
+        elif state == "full":
+            pool.acquire(endpoint, now)
+    dispatch = begin(pool)
+    said = again(dispatch, now)
+    shown = {"full": [], "refused": [], "tiers": [(0, 100)], "zone": [(0, 100)]}.get(state, [(0, able)])
+    assert [(each.priority, each.count) for each in said.choices] == shown
+    assert not any(each.options for each in said.choices)
+    assert (said.members, said.ready, said.left_out) == (200, 0 if state in ("down", "refused") else able, ())
+    action = dispatch.next(now)
+    if isinstance(action, Park):
+        assert state == "full"
+        assert said.decision.startswith("waits up to 2 s: all endpoints that are ready are full")
+    elif isinstance(action, Attempt):
+        assert said.decision == f"one of {shown[0][1]}, as Unasked chooses"
+    else:
+        assert (state, said.status) == ("refused", 503)
+    assert said.status is None or state == "refused"
+
+
+def test_who_asks_is_told_one_by_one_however_large_the_pool_is(build: Build, now: float) -> None:
+    dispatch = begin(build([EndpointSpec(url=f"http://h:{n + 1}") for n in range(200)]))
+    dispatch.exchange.asks = True
+    assert len(choice(again(dispatch, now)).options) == 10
+
+
 def test_a_request_under_way_is_named_without_its_query(build: Build, now: float) -> None:
     route = Route("web", 4, build(1))
     table = table_of(route, place=lambda route: f"router.toml:{route.index}")
