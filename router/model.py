@@ -214,6 +214,8 @@ class Attempt(msgspec.Struct, eq=False):
     hedge: bool = False
     #: When the lease closed.
     ended_at: float = 0.0
+    #: Whether its response is the one that the client gets.
+    passed_on: bool = False
     #: Why it went to this endpoint, where the client or an observer wanted to know.
     explained: Explanation | None = None
 

@@ -26,6 +26,9 @@ Heard = tuple[Tokens | None, Tokens]
 #: Whole field lines, and nothing else.
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n)*")
 
+_BROKEN = re.compile(rb"[\r\n\0]").search
+_BYTES = {bytes}
+
 
 class Observers:
     """Fans out to all observers, in the order of the configuration.
@@ -168,9 +171,9 @@ def _check_appended(before: list[tuple[bytes, bytes]], headers: list[tuple[bytes
     if headers[: len(before)] != before:
         raise ValueError("an observer may append request headers, not change them")
     for field in headers[len(before) :]:
-        if not (isinstance(field, tuple) and len(field) == 2 and all(isinstance(part, bytes) for part in field)):
+        if not isinstance(field, tuple) or len(field) != 2 or {*map(type, field)} != _BYTES:
             raise TypeError(f"a request header is a pair of bytes, not {field!r}")
-        if any(byte in part for part in field for byte in b"\r\n\0") or not field[0]:
+        if not field[0] or _BROKEN(field[0]) or _BROKEN(field[1]):
             raise ValueError(f"a request header has an empty name or a line break in it: {field!r}")
 
 

@@ -147,7 +147,7 @@ def test_ten_thousand_endpoints(named: str, state: str) -> None:
     full.update(many, 1000.0)
     exchange = make_exchange("GET", "/" + "x" * 9000)
     exchange.route = Route("r" * 300, 0, full)
-    exchange.tried = tuple(full.members.values())[:3]
+    exchange.tried, exchange.asks = tuple(full.members.values())[:3], True
     table = Table(1, RouteTable([exchange.route]), {}, place_of=lambda route: "/etc/" + "d" * 300 + "/router.toml:7")
     said = explain_decision(table, exchange, Dispatch(full, exchange), 1000.0)
     for limit in (FIELD, 512, 100):

@@ -70,12 +70,12 @@ class LeastRequest(Smooth):
         """Probabilities, the least loaded per weight first."""
         if len(candidates) > _SCAN_LIMIT:
             return _shares_of_draws(candidates, limit)
-        lowest = min(map(_relative_load, candidates))
-        least = self.turns([e for e in candidates if _relative_load(e) == lowest], limit)
-        if len(least) == min(limit, len(candidates)):
-            return least
-        others = sorted((e for e in candidates if _relative_load(e) > lowest), key=_relative_load)
-        return [*least, *((e, 0.0) for e in others[: limit - len(least)])]
+        ranked = sorted(candidates, key=_relative_load)
+        lowest, count = _relative_load(ranked[0]), 1
+        while count < len(ranked) and _relative_load(ranked[count]) == lowest:
+            count += 1
+        least = self.turns(ranked[:count], limit)
+        return [*least, *[(endpoint, 0.0) for endpoint in ranked[count:limit]]] if count < limit else least
 
 
 def _shares_of_draws(candidates: Candidates, limit: int) -> list[tuple[Endpoint, float]]:

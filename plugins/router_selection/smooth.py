@@ -65,16 +65,15 @@ class Smooth:
 
         Where none has had a turn yet, the phase of the cycle is still to be drawn, so each is as likely as its weight.
         """
+        if len(candidates) == 1:
+            return [(candidates[0], 1.0)]
         credit = self._credit
-        if not any(endpoint.weight and endpoint in credit for endpoint in candidates):
+        # Newcomers wait behind those that are known.
+        earned = {e: credit.get(e, _NEVER) + e.weight if e.weight else _NEVER for e in candidates}
+        ranked = sorted(earned, key=earned.__getitem__, reverse=True)[:limit]
+        if earned[ranked[0]] == _NEVER:
             return shares_by_weight(candidates, limit)
-
-        def earned(endpoint: Endpoint) -> float:
-            # Newcomers wait behind those that are known.
-            return credit[endpoint] + endpoint.weight if endpoint.weight and endpoint in credit else _NEVER
-
-        first, *others = sorted(candidates, key=earned, reverse=True)[:limit]
-        return [(first, 1.0), *((endpoint, 0.0) for endpoint in others)]
+        return [(ranked[0], 1.0), *[(endpoint, 0.0) for endpoint in ranked[1:]]]
 
     def _admit(self, candidates: Sequence[Endpoint]) -> None:
         """Gives credit to candidates never seen before. Its measure is what these candidates weigh, not the pool:

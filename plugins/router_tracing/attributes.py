@@ -9,20 +9,24 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from router import Address, Attempt, EndpointSpec, Exchange
-from router_tracing.span import Attributes, Event, Span, Value
+from router import Attempt, Exchange
+from router_tracing.shared import PORTS, Shared, of_attempt, of_request
+from router_tracing.span import Event, Span, Value
 
 __all__ = ["Recorder"]
 
-#: The methods of RFC 9110 and PATCH (RFC 5789): others have no name of their own.
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
-_PORTS = {"http": 80, "https": 443}
+# Nearly all that name themselves write it so, and bytes are found much faster than expressions.
+_USUAL_AGENT = b"\r\nUser-Agent: "
 _AGENT = re.compile(rb"\r\n(?i:user-agent)[ \t]*:[ \t]*([^\r\n]*)")
 _REDACTED = "REDACTED"
 #: Characters of a value that a client chose, and of an explanation.
 _LONGEST, _LONGEST_EXPLAINED = 1024, 8192
-
-_MOST_ADDRESSES = 16384
+#: Characters of a host: more than any name has (RFC 1035, 3.1).
+_LONGEST_HOST = 255
+#: Characters of a method.
+_LONGEST_METHOD = 64
+#: Sets of attributes that are kept, as most spans have one that an earlier span had.
+_MOST_COMMON = 2048
 
 Pairs = list[tuple[str, Value]]
 
@@ -35,12 +39,11 @@ class Recorder:
         longest: characters of a value at most.
     """
 
-    __slots__ = ("_addresses", "_longest", "_query")
+    __slots__ = ("_common", "_longest", "_query")
 
     def __init__(self, query: Literal["redact", "keep", "drop"], longest: int | None = None) -> None:
         self._query = query
-        #: What the URLs of endpoints come to: reading one costs as much as half a span.
-        self._addresses: dict[str, Address] = {}
+        self._common: dict[tuple[Any, ...], Shared] = {}
         self._longest = _LONGEST if longest is None else min(longest, _LONGEST)
 
     def spans(
@@ -65,59 +68,53 @@ class Recorder:
             now: when the exchange was over, on the router's clock.
             remote: whether the parent stands in another process. state: tracestate. kept: why, if by a rule.
         """
-        trace_id, span_id, parent_id = place
+        trace_id, span_id, _ = place
 
         def at(seconds: float) -> int:
             return int((seconds + offset) * 1e9)
 
-        method = exchange.method if exchange.method in _METHODS else "HTTP"
-        name = f"{method} {exchange.route.name}" if exchange.route is not None else method
-        shown = self._target(exchange.target)
-        attributes, failure = self._of_request(exchange, error, kept, shown), _failure(exchange, error)
+        shown, failure = self._target(exchange.target), _failure(exchange, error)
+        name, common, _ = self._route(exchange)
+        own = self._of_request(exchange, error, kept, shown)
         if failure is not None:
-            attributes.append(("error.type", failure))
-        events = [Event(at(note.at), note.name, facts) for note, facts in _noted(exchange)]
-        if getattr(error, "kind", "") == "client_gone":
+            own.append(("error.type", failure))
+        events = [Event(at(note.at), note.name, facts) for note, facts in _noted(exchange)] if exchange.notes else []
+        if error is not None and getattr(error, "kind", "") == "client_gone":
             events.append(Event(at(now), "client left"))
-        server = Span(
-            trace_id, span_id, parent_id, name, "server", at(exchange.started), at(now), tuple(attributes),
-            tuple(events), _described(failure), remote, state,
+        times, said = (at(exchange.started), at(now)), _described(failure)
+        found = [Span(*place, name, "server", *times, (*common, *own), tuple(events), said, remote, state, common)]
+        for attempt, child in zip(exchange.attempts, children, strict=False):
+            found.append(self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, at, now, shown))
+        return tuple(found)
+
+    def _route(self, exchange: Exchange) -> Shared:
+        """What requests have in common that were answered alike."""
+        method, host = exchange.method, exchange.host
+        route = exchange.route.name if exchange.route is not None else ""
+        if len(host) > _LONGEST_HOST or len(method) > _LONGEST_METHOD:
+            host, method = host[:_LONGEST_HOST], method[:_LONGEST_METHOD]
+        answered = next((attempt.endpoint.identity for attempt in exchange.attempts if attempt.passed_on), "")
+        key = (
+            method, _scheme(exchange), host, exchange.version, exchange.listener, route, exchange.pool, answered,
+            exchange.status, len(exchange.tried),
         )  # fmt: skip
-        calls = (
-            self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, at, now, shown)
-            for attempt, child in zip(exchange.attempts, children, strict=False)
-        )
-        return server, *calls
+        return self._common.get(key) or self._keep(key, of_request(*key))
 
     def _of_request(self, exchange: Exchange, error: Exception | None, kept: str, shown: tuple[str, str]) -> Pairs:
-        host, port = _split(exchange.host, _PORTS.get(exchange.scheme, 0))
         path, query = shown
-        major, minor = exchange.version
-        pairs: Pairs = [
-            *_method(exchange.method),
-            ("url.scheme", _scheme(exchange)),
-            ("url.path", path),
-            ("network.protocol.version", f"{major}.{minor}"),
-            ("lb.request_id", exchange.id),
-            ("lb.listener", exchange.listener),
-            ("lb.attempts", len(exchange.tried)),
-        ]
-        agent = _AGENT.search(exchange.head)
-        optional = (
-            ("url.query", query),
-            ("server.address", host),
-            ("server.port", port),
-            ("client.address", exchange.client),
-            ("network.peer.address", exchange.peer or exchange.client),
-            ("user_agent.original", self._text(agent[1]) if agent is not None else ""),
-            ("http.route", exchange.route.name if exchange.route is not None else ""),
-            ("http.response.status_code", exchange.status),
-            ("lb.pool", exchange.pool),
-            ("lb.endpoint", _answered_by(exchange)),
-            ("lb.affinity", _affinity(exchange)),
-            ("lb.kept", kept),
-        )
-        pairs += [(key, value) for key, value in optional if value]
+        client, agent, affinity = exchange.client, _agent(exchange.head), _affinity(exchange)
+        pairs: Pairs = [("url.path", path), ("lb.request_id", exchange.id)]
+        if query:
+            pairs.append(("url.query", query))
+        if client:
+            pairs.append(("client.address", client))
+            pairs.append(("network.peer.address", exchange.peer or client))
+        if agent:
+            pairs.append(("user_agent.original", self._text(agent)))
+        if affinity:
+            pairs.append(("lb.affinity", affinity))
+        if kept:
+            pairs.append(("lb.kept", kept))
         if error is not None:
             pairs.append(("lb.error", f"{getattr(error, 'kind', type(error).__name__)}: {error}"[:300]))
         if exchange.relayed is not None:
@@ -136,45 +133,32 @@ class Recorder:
         now: float,
         shown: tuple[str, str],
     ) -> Span:
-        address, outcome = self._address(attempt.endpoint.spec.url), attempt.final
-        pairs: Pairs = [
-            *_method(exchange.method),
-            ("server.address", address.path or address.host),
-            ("url.full", self._url(exchange, address, shown)),
-            ("lb.endpoint", attempt.endpoint.identity),
-            ("lb.attempt", attempt.number),
-        ]
-        if address.port:
-            pairs.append(("server.port", address.port))
-        if attempt.number:
-            pairs.append(("http.request.resend_count", attempt.number))
-        if attempt.hedge:
-            pairs.append(("lb.hedge", True))
-        if attempt.status:
-            pairs.append(("http.response.status_code", attempt.status))
-        failure = None
-        if outcome is not None:
-            pairs.append(("lb.outcome", outcome.result))
-            failure = _call_failure(attempt)
-            if outcome.result == "failure":
-                pairs.append(("lb.cause", outcome.cause))
+        endpoint, outcome, method = attempt.endpoint, attempt.final, exchange.method[:_LONGEST_METHOD]
+        result = outcome.result if outcome is not None else ""
+        key = (method, endpoint.spec.url, endpoint.identity, attempt.number, attempt.hedge, attempt.status, result)
+        name, common, base = self._common.get(key) or self._keep(key, of_attempt(*key))
+        path, query = self._target(exchange.rewritten) if exchange.rewritten else shown
+        base = base or f"http://{exchange.host[:_LONGEST_HOST]}"
+        url = f"{base}{path}?{query}"[: 2 * self._longest] if query else f"{base}{path}"
+        own: Pairs = [("url.full", url)]
+        failure = _call_failure(attempt)
         if failure is not None:
-            pairs.append(("error.type", failure))
+            own.append(("error.type", failure))
+        if outcome is not None and result == "failure":
+            own.append(("lb.cause", outcome.cause))
         if attempt.explained is not None:
-            pairs.append(("lb.explain", attempt.explained.text(_LONGEST_EXPLAINED)))
-        moments = (("sent", attempt.sent_at), ("head", attempt.head_at))
-        events = tuple(Event(at(moment), name) for name, moment in moments if moment)
-        name = exchange.method if exchange.method in _METHODS else "HTTP"
+            own.append(("lb.explain", attempt.explained.text(_LONGEST_EXPLAINED)))
+        events = (Event(at(attempt.sent_at), "sent"),) if attempt.sent_at else ()
+        if attempt.head_at:
+            events = (*events, Event(at(attempt.head_at), "head"))
         times, said = (at(attempt.started), at(attempt.ended_at or now)), _described(failure)
-        return Span(*place, name, "client", *times, tuple(pairs), events, said, False, state)
+        return Span(*place, name, "client", *times, (*common, *own), events, said, False, state, common)
 
-    def _address(self, url: str) -> Address:
-        found = self._addresses.get(url)
-        if found is None:
-            if len(self._addresses) >= _MOST_ADDRESSES:
-                self._addresses.clear()
-            found = self._addresses[url] = EndpointSpec(url).address
-        return found
+    def _keep(self, key: tuple[Any, ...], made: Shared) -> Shared:
+        if len(self._common) >= _MOST_COMMON:
+            self._common.clear()
+        self._common[key] = made
+        return made
 
     # Texts that clients chose
 
@@ -195,35 +179,25 @@ class Recorder:
             return self._text(query)
         if self._query == "drop" or not query:
             return ""
-        # What has no "=" may be a secret too, so only a name that is followed by one is shown.
-        parts = query[: self._longest].split("&")
-        names = (part.partition("=") for part in parts)
-        return self._text("&".join(f"{name}={_REDACTED}" if sign else name and _REDACTED for name, sign, _ in names))
-
-    def _url(self, exchange: Exchange, address: Address, shown: tuple[str, str]) -> str:
-        path, query = self._target(exchange.rewritten) if exchange.rewritten else shown
-        base = f"http://{exchange.host}" if address.path else str(address)
-        return f"{base}{path}?{query}"[: 2 * self._longest] if query else f"{base}{path}"
+        # What has no value may be a secret itself, "=" at its end or not: only the name of a value is shown.
+        names = [part.partition("=") for part in query[: self._longest].split("&")]
+        shown = [f"{name}={_REDACTED}" if value.strip("=") else name and _REDACTED for name, _, value in names]
+        return self._text("&".join(shown))
 
 
-def _method(method: str) -> Attributes:
-    if method in _METHODS:
-        return (("http.request.method", method),)
-    return (("http.request.method", "_OTHER"), ("http.request.method_original", method[:64]))
+def _agent(head: bytes) -> bytes:
+    """The value of User-Agent in a whole request head."""
+    start = head.find(_USUAL_AGENT)
+    if start >= 0:
+        return head[start + len(_USUAL_AGENT) : head.index(b"\r\n", start + 2)].strip(b" \t")
+    found = _AGENT.search(head)
+    return found[1].rstrip(b" \t") if found is not None else b""
 
 
 def _scheme(exchange: Exchange) -> str:
     """That of the client, as far as it is known."""
     said = exchange.header("X-Forwarded-Proto") if exchange.trusted else None
-    return said if said in _PORTS else exchange.scheme
-
-
-def _split(host: str, default: int) -> tuple[str, int]:
-    """Host and port of a Host field."""
-    name, colon, port = host.rpartition(":")
-    if colon and port.isdigit() and not (host.startswith("[") and host.endswith("]")):
-        return name.strip("[]"), int(port)
-    return host.strip("[]"), default if host else 0
+    return said if said in PORTS else exchange.scheme
 
 
 def _failure(exchange: Exchange, error: Exception | None) -> str | None:
@@ -246,16 +220,10 @@ def _call_failure(attempt: Attempt) -> str | None:
     return str(attempt.status) if attempt.status >= 400 else None
 
 
-def _answered_by(exchange: Exchange) -> str:
-    """The endpoint whose response was passed on."""
-    for attempt in reversed(exchange.attempts):
-        if attempt.head_at is not None and attempt.status == exchange.status:
-            return attempt.endpoint.identity
-    return ""
-
-
 def _affinity(exchange: Exchange) -> str:
-    explained = next((a.explained for a in exchange.attempts if a.explained is not None), exchange.explained)
+    explained = exchange.attempts[0].explained if exchange.attempts else None
+    if explained is None:
+        explained = next((a.explained for a in exchange.attempts if a.explained is not None), exchange.explained)
     if explained is not None and explained.pools:
         return explained.pools[0].affinity
     return f"pinned to {exchange.pinned.identity}" if exchange.pinned is not None else ""

@@ -8,14 +8,14 @@ and finds the parent where the file of the other service is opened too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from router_tracing.span import Attributes, Event, Span, Value
 
-__all__ = ["plain", "to_jaeger"]
+__all__ = ["listed", "plain", "to_jaeger"]
 
 #: What names the author of a span, as instrumentation scope.
 SCOPE = "router"
@@ -58,29 +58,31 @@ class _Process(msgspec.Struct):
     tags: list[_Tag]
 
 
-class _Trace(msgspec.Struct):
-    traceID: str  # noqa: N815
-    spans: list[_Span]
-    processes: dict[str, _Process]
-    warnings: list[str] | None = None
-
-
-def to_jaeger(spans: Iterable[Span], service: str, tags: Attributes = ()) -> bytes:
-    """The file that holds the traces of the spans, in the order in which each trace comes first.
+def to_jaeger(traces: Iterable[Sequence[Span]], service: str, tags: Attributes = ()) -> Iterator[bytes]:
+    """The file that holds the traces, in order and in many small pieces, each made when it is asked for.
 
     Args:
+        traces: the spans of one after the other; none is empty.
         service: the name under which Jaeger shows the process.
         tags: what else is known of the process (a resource's attributes).
     """
-    process = _Process(plain(service), _tags(tags))
-    traces: dict[str, _Trace] = {}
-    for span in spans:
-        trace = traces.get(span.trace_id)
-        if trace is None:
-            trace = traces[span.trace_id] = _Trace(span.trace_id, [], {"p1": process})
-        trace.spans.append(_span(span))
-    content: dict[str, Any] = {"data": list(traces.values())}
-    return msgspec.json.encode(content)
+    processes = msgspec.json.encode({"p1": _Process(plain(service), _tags(tags))})
+    yield b'{"data":['
+    comma = b""
+    for spans in traces:
+        yield b'%b{"traceID":%b,"spans":[' % (comma, msgspec.json.encode(spans[0].trace_id))
+        yield from listed(_span(span) for span in spans)
+        yield b'],"processes":%b,"warnings":null}' % processes
+        comma = b","
+    yield b"]}"
+
+
+def listed(items: Iterable[Any]) -> Iterator[bytes]:
+    """What stands within the brackets of a list in JSON, each item by itself: one long call would hold all threads."""
+    comma = b""
+    for item in items:
+        yield comma + msgspec.json.encode(item)
+        comma = b","
 
 
 def plain(value: Any) -> Any:

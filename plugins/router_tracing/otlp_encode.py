@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from router_tracing.span import Event, Span
+from router_tracing.span import Attributes, Event, Span
 
 __all__ = ["HIGHEST", "KINDS", "LOWEST", "Encoder", "flags_of", "readable"]
 
@@ -23,11 +23,12 @@ KINDS = {"server": 2, "client": 3}
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 #: Kept encoded for the next span, by key: so many values, none of them longer; and so many keys.
 _VALUES, _LONGEST, _KEYS = 256, 128, 512
+#: Kept encoded as a whole: so many tuples of attributes that spans share.
+_BLOCKS = 2048
 _HALVES = re.compile("[\ud800-\udfff]")
 # Tags and fields of fixed length. Their order in a message is free, so they stand together.
-_pack_ids = struct.Struct("<2s16s2s8s").pack
 _pack_parent = struct.Struct("<2s8s").pack
-_pack_fixed = struct.Struct("<cBcQcQ2sI").pack
+_pack_fixed = struct.Struct("<2s16s2s8scBcQcQ2sI").pack
 _pack_double = struct.Struct("<d").pack
 _pack_fixed64 = struct.Struct("<Q").pack
 
@@ -133,7 +134,7 @@ class _Keys(dict[str, _Kept]):
 class Encoder:
     """Writes requests for one resource and scope. For one thread at a time: what repeats is kept encoded."""
 
-    __slots__ = ("_keys", "_names", "_scope", "_start")
+    __slots__ = ("_blocks", "_event_names", "_keys", "_names", "_scope", "_start")
 
     def __init__(self, resource: Mapping[str, Any], scope: tuple[str, str]) -> None:
         """`resource`: its attributes, also lists of values; `scope`: name and version of what makes the spans."""
@@ -141,7 +142,10 @@ class Encoder:
         name, version = (_bytes_of(each) for each in scope)
         self._scope = _field(b"\x0a", _field(b"\x0a", name) + _field(b"\x12", version))
         self._keys = _Keys()
+        #: As long as a tuple stands in here, no other has its id.
+        self._blocks: dict[int, tuple[Attributes, bytes]] = {}
         self._names = _Kept(lambda name: _field(b"\x2a", _bytes_of(name)))
+        self._event_names = _Kept(lambda name: _field(b"\x12", _bytes_of(name)))
 
     def request(self, pieces: Iterable[bytes]) -> bytes:
         """An ExportTraceServiceRequest of what `encode` returned."""
@@ -153,27 +157,44 @@ class Encoder:
         return b"".join([_field(b"\x12", self._span(span)) for span in spans])
 
     def _span(self, span: Span) -> bytes:
-        keys = self._keys
-        out = [keys[key][value if type(value) is str else (type(value), value)] for key, value in span.attributes]
-        out += (
-            _pack_ids(b"\x0a\x10", bytes.fromhex(span.trace_id), b"\x12\x08", bytes.fromhex(span.span_id)),
+        common, attributes = span.common, span.attributes
+        kept = self._blocks.get(id(common))
+        out = [
+            kept[1] if kept is not None else self._shared(common),
             self._names[span.name],
-            _pack_fixed(b"\x30", KINDS[span.kind], b"\x39", span.start, b"\x41", span.end, b"\x85\x01", flags_of(span)),
+            _pack_fixed(
+                b"\x0a\x10", bytes.fromhex(span.trace_id), b"\x12\x08", bytes.fromhex(span.span_id),
+                b"\x30", KINDS[span.kind], b"\x39", span.start, b"\x41", span.end, b"\x85\x01", flags_of(span),
+            ),
+            *self._pairs(attributes[len(common) :] if common else attributes),
             b"\x7a\x00" if span.error is None else _status(span.error),
-        )
+        ]  # fmt: skip
         if span.parent_id:
             out.append(_pack_parent(b"\x22\x08", bytes.fromhex(span.parent_id)))
         if span.state:
             out.append(_field(b"\x1a", _bytes_of(span.state)))
         if span.events:
-            out += [_event(event) for event in span.events]
+            out += map(self._event, span.events)
         return b"".join(out)
+
+    def _pairs(self, attributes: Attributes) -> list[bytes]:
+        keys = self._keys
+        return [keys[key][value if type(value) is str else (type(value), value)] for key, value in attributes]
+
+    def _event(self, event: Event) -> bytes:
+        tail = self._event_names[event.name]
+        if event.attributes:
+            tail += b"".join([_pair(b"\x1a", *each) for each in event.attributes])
+        return b"\x5a%b\x09%b%b" % (_varint(9 + len(tail)), _pack_fixed64(event.at), tail)
+
+    def _shared(self, common: Attributes) -> bytes:
+        """Encodes a tuple that comes again: it is then found by what it is, without a look at what is in it."""
+        if len(self._blocks) >= _BLOCKS:
+            self._blocks.clear()
+        data = b"".join(self._pairs(common))
+        self._blocks[id(common)] = common, data
+        return data
 
 
 def _status(message: str) -> bytes:
     return _field(b"\x7a", _field(b"\x12", _bytes_of(message)) + b"\x18\x02")
-
-
-def _event(event: Event) -> bytes:
-    data = b"\x09" + _pack_fixed64(event.at) + _field(b"\x12", _bytes_of(event.name))
-    return _field(b"\x5a", data + b"".join([_pair(b"\x1a", *each) for each in event.attributes]))

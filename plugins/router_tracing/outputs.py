@@ -117,11 +117,15 @@ def _version() -> str:
         return "0"
 
 
+#: One for all that this process sends, whatever observer it is from.
+_INSTANCE = str(uuid.uuid4())
+
+
 def resource_of(service: str, environment: Environment) -> dict[str, Any]:
     """The attributes of the resource. What OTEL_RESOURCE_ATTRIBUTES says holds, but for the configured service name."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-    own = {"service.version": _version(), "service.instance.id": str(uuid.uuid4())}
+    own = {"service.version": _version(), "service.instance.id": _INSTANCE}
     found = {**Resource.create(own).attributes, **OTELResourceDetector().detect().attributes}
     if service or environment.service:
         found["service.name"] = service or environment.service

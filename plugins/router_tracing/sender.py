@@ -29,12 +29,16 @@ _LONG = 64
 
 
 def size_of(spans: Sequence[Span]) -> int:
-    """Bytes of memory that these spans hold, about: counted as if no text were shared between them."""
+    """Bytes of memory that these spans hold, about: counted as if no text were shared but `common`."""
     total = 0
     for span in spans:
-        total += _SPAN + len(span.name) + len(span.state) + _size_of_pairs(span.attributes)
+        shared, attributes = len(span.common), span.attributes
+        total += _SPAN + len(span.name) + len(span.state) + 8 * shared
+        total += _size_of_pairs(attributes[shared:] if shared else attributes)
         for event in span.events:
-            total += _EVENT + _size_of_pairs(event.attributes)
+            total += _EVENT
+            if event.attributes:
+                total += _size_of_pairs(event.attributes)
     return total
 
 

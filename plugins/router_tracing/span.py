@@ -48,6 +48,8 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     remote: bool = False
     #: W3C tracestate as it came, "" without one.
     state: str = ""
+    #: What `attributes` begin with, if other spans begin with the same: this very tuple, so that one look finds it.
+    common: Attributes = ()
 
 
 class Exporter(Protocol):

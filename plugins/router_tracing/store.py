@@ -1,13 +1,13 @@
 """The last traces, kept in memory for the page that shows them: an exporter that sends nothing anywhere.
 
-Spans come in the sender's thread, pages read in others: all methods may be called from any. Bounded in traces, in
-bytes, and in what a single trace may take, since a client can send one trace id for ever.
+Spans come in the sender's thread, pages read in others: all methods may be called from any, and none holds the lock
+while it works. Bounded in traces, in bytes, and in what a single trace may take: a client can send one id for ever.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -78,12 +78,14 @@ class Store:
 
     def export(self, spans: list[Span]) -> tuple[Verdict, str]:
         """Takes every batch."""
-        sized = [(span, size_of((span,))) for span in spans]
-        with self._lock:
-            for span, size in sized:
+        for span in spans:
+            size = size_of((span,))
+            with self._lock:
                 self._add(span, size)
-            while self._kept and (len(self._kept) > self._most or self._size > self._room):
-                self._size -= self._kept.pop(next(iter(self._kept))).size
+                # Freed once the lock is: that takes a while.
+                gone = self._make_room()
+            del gone
+        with self._lock:
             self._version += 1
         return "taken", ""
 
@@ -95,10 +97,20 @@ class Store:
         """Another number whenever something came."""
         return self._version
 
-    def summaries(self) -> tuple[int, list[Summary]]:
-        """The version, and what the list shows, newest first."""
-        with self._lock:
-            return self._version, [_summary(name, kept) for name, kept in reversed(self._kept.items())]
+    def summaries(self) -> Iterator[Summary]:
+        """What the list shows, newest first; made while it is gone through, without what goes meanwhile."""
+        for trace_id in self._newest():
+            with self._lock:
+                kept = self._kept.get(trace_id)
+                made, spans = (kept.summary, list(kept.spans)) if kept else (None, [])
+            if kept is None:
+                continue
+            if made is None:
+                made = _summed_up(trace_id, spans)
+                with self._lock:
+                    if len(kept.spans) == len(spans):
+                        kept.summary = made
+            yield made
 
     def trace(self, trace_id: str) -> tuple[list[Span], int]:
         """The spans of a trace by their starts, and how many more there were; ([], 0) if it is not kept."""
@@ -107,11 +119,24 @@ class Store:
             found, lost = (list(kept.spans), kept.lost) if kept else ([], 0)
         return _ordered(found), lost
 
-    def spans(self) -> list[Span]:
-        """All that are kept: the newest trace first, each by the starts of its spans."""
+    def traces(self) -> Iterator[list[Span]]:
+        """The spans of each, newest first; looked up while it is gone through, without what goes meanwhile."""
+        for trace_id in self._newest():
+            spans, _ = self.trace(trace_id)
+            if spans:
+                yield spans
+
+    def _newest(self) -> list[str]:
         with self._lock:
-            every = [list(kept.spans) for kept in reversed(self._kept.values())]
-        return [span for spans in every for span in _ordered(spans)]
+            return list(reversed(self._kept))
+
+    def _make_room(self) -> list[Kept]:
+        """Lets go of the oldest; returns them."""
+        gone = []
+        while self._kept and (len(self._kept) > self._most or self._size > self._room):
+            gone.append(self._kept.pop(next(iter(self._kept))))
+            self._size -= gone[-1].size
+        return gone
 
     def _add(self, span: Span, size: int) -> None:
         # A trace that goes on counts as new.
@@ -129,12 +154,6 @@ class Store:
 def _ordered(spans: Iterable[Span]) -> list[Span]:
     """By their starts; a request before its attempts."""
     return sorted(spans, key=lambda span: (span.start, span.kind == "client"))
-
-
-def _summary(trace_id: str, kept: Kept) -> Summary:
-    if kept.summary is None:
-        kept.summary = _summed_up(trace_id, kept.spans)
-    return kept.summary
 
 
 def _summed_up(trace_id: str, spans: Iterable[Span]) -> Summary:

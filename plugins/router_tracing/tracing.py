@@ -15,7 +15,7 @@ from router_tracing.attributes import Recorder
 from router_tracing.contexts import Context, Contexts
 from router_tracing.environment import Environment
 from router_tracing.options import Keep, TracingOptions
-from router_tracing.outputs import make_exporter
+from router_tracing.outputs import make_exporter, resource_of
 from router_tracing.sampling import Sampler, kept_because
 from router_tracing.sender import Sender
 
@@ -38,25 +38,35 @@ def new_span_id() -> str:
     return f"{_bits(64) or 1:016x}"
 
 
+def span_id_of(trace_id: str) -> str:
+    """That of a request which is not recorded, and began its trace; it never is all 0, whatever the trace id."""
+    return f"{trace_id[:15]}1"
+
+
 class _Recorded:
-    """An exchange that is recorded from its start."""
+    """An exchange that is recorded from its start. `writes`: whether endpoints are told of it."""
 
-    __slots__ = ("children", "parent", "span_id", "trace_id")
+    __slots__ = ("children", "parent", "span_id", "trace_id", "writes")
 
-    def __init__(self, trace_id: str, parent: Context | None) -> None:
+    def __init__(self, trace_id: str, parent: Context | None, *, writes: bool = True) -> None:
         self.trace_id = trace_id
         self.span_id = new_span_id()
         self.parent = parent
+        self.writes = writes
         self.children: list[str] = []
 
 
 class _Perhaps(AtEnd):
-    """An exchange that a rule may keep at its end, and whose sender has a span of its own."""
+    """An exchange that a rule may keep at its end.
 
-    __slots__ = ("parent",)
+    `span_id`: what went on names this span; "" where that is `span_id_of` the trace, or names none of ours.
+    """
 
-    def __init__(self, parent: Context | None) -> None:
+    __slots__ = ("parent", "span_id")
+
+    def __init__(self, parent: Context | None, span_id: str = "") -> None:
         self.parent = parent
+        self.span_id = span_id
 
 
 _PERHAPS = _Perhaps(None)
@@ -105,7 +115,7 @@ class Tracing:
             from router_tracing.viewer import Viewer
 
             store = Store()
-            self._viewer = Viewer(store, options.viewer, options.service or environment.service or "router")
+            self._viewer = Viewer(store, options.viewer, lambda: resource_of(options.service, environment))
             self._senders.append(Sender(store, delay=_SHOWN_AFTER))
 
     async def start(self, control: Control) -> None:
@@ -115,29 +125,33 @@ class Tracing:
             await self._viewer.start()
 
     async def close(self) -> None:
-        if self._viewer is not None:
-            await self._viewer.close()
         import asyncio  # commands that serve nothing come by here too, and are to be quick
 
-        await asyncio.gather(*(sender.aclose(_LAST) for sender in self._senders))
+        closing = [sender.aclose(_LAST) for sender in self._senders]
+        if self._viewer is not None:
+            # At the same time: whoever reads the page slowly takes no time from the last spans.
+            closing.append(self._viewer.close())
+        await asyncio.gather(*closing)
 
     # What the core tells
 
     def request_started(self, exchange: Exchange) -> Any:
-        if exchange.named or self._hint(exchange.head):
+        if exchange.named or exchange.trace_id or self._hint(exchange.head):
             return self._looked_at(exchange)
         trace_id = exchange.trace_id = exchange.id
         if trace_id[16:] < self._below:
-            return self._recorded(trace_id, None)
-        span_id = trace_id[:16]
+            return _Recorded(trace_id, None)
         if self._plain:
-            exchange.added += f"traceparent: 00-{trace_id}-{span_id}-00\r\n".encode()
+            # As span_id_of has it.
+            exchange.added += f"traceparent: 00-{trace_id}-{trace_id[:15]}1-00\r\n".encode()
         else:
-            exchange.added += self._contexts.lines(trace_id, span_id, sampled=False)
+            exchange.added += self._contexts.lines(trace_id, span_id_of(trace_id), sampled=False)
         return self._unrecorded
 
     def _looked_at(self, exchange: Exchange) -> Any:
         """The same for a head that may hold a context, or a request id that is not the router's own."""
+        if exchange.trace_id:
+            return self._beside(exchange)
         believed = self._parents == "honour" or (self._parents == "trusted" and exchange.trusted)
         parent = self._contexts.read(exchange.head) if believed else None
         if parent is not None:
@@ -145,26 +159,43 @@ class Tracing:
         else:
             trace_id = f"{_bits(128) or 1:032x}" if exchange.named else exchange.id
         exchange.trace_id = trace_id
-        records = self._sampler.records(trace_id, parent)
+        records, span_id = self._sampler.records(trace_id, parent), ""
         if records or parent is None or parent.sampled is not False:
             # What goes on says this, and nothing besides.
             exchange.dropped += self._contexts.replaced if parent is not None else self._contexts.fields
             if not records:
-                exchange.added += self._contexts.lines(trace_id, trace_id[:16], sampled=False)
-        if records:
-            return self._recorded(trace_id, parent)
-        return _Perhaps(parent) if self._keep and parent is not None else self._unrecorded
+                span_id = span_id_of(trace_id) if parent is None else new_span_id()
+                exchange.added += self._contexts.lines(trace_id, span_id, sampled=False)
+        return self._token(trace_id, parent, span_id, records=records)
 
-    def _recorded(self, trace_id: str, parent: Context | None) -> _Recorded:
-        return _Recorded(trace_id, parent)
+    def _beside(self, exchange: Exchange) -> Any:
+        """The same after another observer that has begun the trace: what endpoints are told is up to that one."""
+        trace_id = exchange.trace_id
+        parent = self._contexts.read(exchange.head) if self._hint(exchange.head) else None
+        if parent is not None and parent.trace_id != trace_id:
+            parent = None
+        return self._token(trace_id, parent, "", records=self._sampler.records(trace_id, parent), writes=False)
+
+    def _token(
+        self, trace_id: str, parent: Context | None, span_id: str, *, records: bool, writes: bool = True
+    ) -> _Recorded | _Perhaps | None:
+        if records:
+            return _Recorded(trace_id, parent, writes=writes)
+        return _Perhaps(parent, span_id) if self._keep and parent is not None else self._unrecorded
 
     def attempt_started(
         self, token: _Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
     ) -> None:
+        if not token.writes:
+            return
         # An attempt that never got a connection is told of by nobody; its place is kept.
         while len(token.children) <= attempt.number:
             token.children.append(new_span_id())
-        headers += self._contexts.write(token.trace_id, token.children[attempt.number], sampled=True)
+        child = token.children[attempt.number]
+        if self._plain:
+            headers.append((b"traceparent", f"00-{token.trace_id}-{child}-01".encode()))
+        else:
+            headers += self._contexts.write(token.trace_id, child, sampled=True)
 
     def attempt_ended(self, token: _Recorded, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
         pass
@@ -197,8 +228,8 @@ class Tracing:
         if isinstance(token, _Recorded):
             span_id, children = token.span_id, token.children
         else:
-            # What went on names this span.
-            span_id, children = trace_id[:16] if parent is None else new_span_id(), []
+            ours = span_id_of(trace_id) if parent is None else new_span_id()
+            span_id, children = token.span_id or ours, []
         children += [new_span_id() for _ in exchange.attempts[len(children) :]]
         parent_id, state = (parent.span_id, parent.state) if parent is not None else ("", "")
         spans = self._recorder.spans(

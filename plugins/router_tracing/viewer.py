@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from router_tracing.address import listen, read_address
-from router_tracing.jaeger import plain, to_jaeger
-from router_tracing.span import Attributes, Span
+from router_tracing.answers import Answers, NotKept, in_pieces
 from router_tracing.store import Store
 
 if TYPE_CHECKING:
@@ -47,9 +46,13 @@ _HEADERS = {
     "Server": "router",
 }
 _MORE = {405: {"Allow": "GET"}, 503: {"Retry-After": "1"}}
-#: Connections at a time, and requests that may wait until the one at work has its answer.
+_JSON = {"Content-Type": "application/json"}
+_TRACE_ID = re.compile("[0-9a-f]{32}")
+#: Connections at a time, and answers of each kind that are made or read at a time.
 _CONNECTIONS = 64
-_WAITING = 8
+_MOST = {"page": 8, "file": 2}
+#: Seconds after which an answer must have been read.
+_READING = 60.0
 #: Seconds that a connection may idle, and that answers under way get at the end.
 _IDLE = 30.0
 _GRACE = 1.0
@@ -65,27 +68,23 @@ class Viewer:
     Args:
         store: asked at each request.
         bind: as `read_address` takes it; port 0 lets the system choose.
-        service: the name of this process in the file for Jaeger.
-        tags: what else stands of the process there.
+        resource: says what this process is in the file for Jaeger, its service.name first of all; asked once, late.
 
     Raises:
         ValueError: the address is none.
     """
 
-    def __init__(self, store: Store, bind: str, service: str = "router", tags: Attributes = ()) -> None:
+    def __init__(self, store: Store, bind: str, resource: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._store = store
         self._address = read_address(bind)
-        self._process = service, tags
+        self._answers = Answers(store, resource)
         self._http: web.Server | None = None
         self._server: asyncio.Server | None = None
         self._working = asyncio.Semaphore()
-        self._waiting = 0
+        #: Answers that are made or read, by their kinds.
+        self._under_way: Counter[str] = Counter()
         # A browser may hold an answer of the process before this one.
         self._run = os.urandom(4).hex()
-        self._routes: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
-            "/api/traces": self._list,
-            "/traces.json": self._download,
-        }
 
     @property
     def url(self) -> str:
@@ -137,17 +136,19 @@ class Viewer:
 
         try:
             self._admit(request)
-            response = await self._found(request)
+            return await self._found(request)
         except _Refused as refusal:
-            status, text = refusal.args
-            response = web.Response(status=status, text=f"{text}\n")
-            response.headers.update(_MORE.get(status, {}))
+            return _refused(*refusal.args)
+        except NotKept:
+            return _refused(404, "This trace is not kept, or not any more.")
+        except (TimeoutError, ConnectionError):
+            # The client has left, or leaves the answer unread.
+            _abort(request)
+            return web.Response()
         except Exception as error:
             log.error("the page of traces failed: %s", type(error).__name__)
             log.debug("traceback of the page of traces", exc_info=error)
-            response = web.Response(status=500, text="The page failed; the router's log says how.\n")
-        response.headers.update(_HEADERS)
-        return response
+            return _refused(500, "The page failed; the router's log says how.")
 
     def _admit(self, request: web.BaseRequest) -> None:
         hosts = request.headers.getall("Host", [])
@@ -156,85 +157,84 @@ class Viewer:
         if request.method != "GET":
             raise _Refused(405, "This page can only be read.")
 
-    async def _found(self, request: web.BaseRequest) -> web.Response:
+    async def _found(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
-        route = self._routes.get(path)
+        if path == "/api/traces":
+            return await self._list(request)
+        if path == "/traces.json":
+            return await self._download(request)
         if path in _FILES:
             name, kind = _FILES[path]
-            return await self._work(lambda: (_PAGE / name).read_bytes(), kind)
-        if route is not None:
-            return await route(request)
+            return await self._send(request, _whole(_PAGE / name), {"Content-Type": f"{kind}; charset=utf-8"})
         if path.startswith("/api/traces/"):
-            return await self._detail(path.removeprefix("/api/traces/"))
+            return await self._send(request, self._answers.trace(path.removeprefix("/api/traces/")), _JSON)
         raise _Refused(404, f"There is no such page; the traces are at {self.url}")
 
-    async def _work(self, make: Callable[[], bytes], kind: str = "application/json") -> web.Response:
-        """One at a time, in a thread: the loop is the requests'."""
-        from aiohttp import web
-
-        if self._waiting >= _WAITING:
+    async def _send(
+        self, request: web.BaseRequest, parts: Iterator[bytes], headers: dict[str, str], kind: str = "page"
+    ) -> web.StreamResponse:
+        """Answers piece by piece: the next one is made when this one is on its way."""
+        if self._under_way[kind] >= _MOST[kind]:
             raise _Refused(503, "Too many ask for traces at once. Try again shortly.")
-        self._waiting += 1
+        self._under_way[kind] += 1
         try:
-            async with self._working:
-                body = await asyncio.to_thread(make)
+            async with asyncio.timeout(_READING):
+                return await self._streamed(request, in_pieces(parts), _HEADERS | headers)
         finally:
-            self._waiting -= 1
-        return web.Response(body=body, content_type=kind, charset=None if kind == "application/json" else "utf-8")
+            self._under_way[kind] -= 1
 
-    async def _list(self, request: web.BaseRequest) -> web.Response:
+    async def _streamed(
+        self, request: web.BaseRequest, pieces: Iterator[bytes], headers: dict[str, str]
+    ) -> web.StreamResponse:
         from aiohttp import web
 
-        tag = f'"{self._run}-{self._store.version}"'
-        if request.headers.get("If-None-Match") == tag:
-            return web.Response(status=304, headers={"ETag": tag})
-        response = await self._work(lambda: _encode({"traces": self._store.summaries()[1]}))
-        # What came meanwhile is in the answer, and is sent once more under the next tag.
-        response.headers["ETag"] = tag
+        piece = await self._next(pieces)
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        try:
+            while piece:
+                await response.write(piece)
+                piece = await self._next(pieces)
+        except Exception:
+            # Half an answer is followed by nothing.
+            _abort(request)
+            raise
+        await response.write_eof()
         return response
 
-    async def _detail(self, trace_id: str) -> web.Response:
-        spans, lost = self._store.trace(trace_id)
-        if not spans:
-            raise _Refused(404, "This trace is not kept, or not any more.")
-        return await self._work(lambda: _encode({"id": trace_id, "lost": lost, "spans": [_shown(s) for s in spans]}))
+    async def _next(self, pieces: Iterator[bytes]) -> bytes:
+        """One at a time, in a thread: the loop is the requests'."""
+        async with self._working:
+            return await asyncio.to_thread(next, pieces, b"")
 
-    async def _download(self, request: web.BaseRequest) -> web.Response:
+    async def _list(self, request: web.BaseRequest) -> web.StreamResponse:
+        from aiohttp import web
+
+        # What comes meanwhile is in the answer, and is sent once more under the next tag.
+        tag = {"ETag": f'"{self._run}-{self._store.version}"'}
+        if request.headers.get("If-None-Match") == tag["ETag"]:
+            return web.Response(status=304, headers=_HEADERS | tag)
+        return await self._send(request, self._answers.listed(), _JSON | tag)
+
+    async def _download(self, request: web.BaseRequest) -> web.StreamResponse:
         trace_id = request.query.get("trace", "")
-        if trace_id and not self._store.trace(trace_id)[0]:
-            raise _Refused(404, "This trace is not kept, or not any more.")
-        response = await self._work(lambda: self._file(trace_id))
+        if trace_id and not _TRACE_ID.fullmatch(trace_id):
+            raise NotKept
         name = f"trace-{trace_id}.json" if trace_id else "traces.json"
-        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        return response
-
-    def _file(self, trace_id: str) -> bytes:
-        spans = self._store.trace(trace_id)[0] if trace_id else self._store.spans()
-        return to_jaeger(spans, *self._process)
+        headers = _JSON | {"Content-Disposition": f'attachment; filename="{name}"'}
+        return await self._send(request, self._answers.file(trace_id), headers, "file")
 
 
-def _encode(content: Any) -> bytes:
-    return msgspec.json.encode(content)
+def _refused(status: int, text: str) -> web.Response:
+    from aiohttp import web
+
+    return web.Response(status=status, text=f"{text}\n", headers=_HEADERS | _MORE.get(status, {}))
 
 
-def _shown(span: Span) -> dict[str, Any]:
-    """A span as the page reads it; times are microseconds."""
-    return {
-        "id": span.span_id,
-        "parent": span.parent_id,
-        "remote": span.remote,
-        "name": plain(span.name),
-        "kind": span.kind,
-        "start": span.start // 1000,
-        "duration": max(span.end - span.start, 0) / 1000,
-        "error": plain(span.error),
-        "attributes": _pairs(span.attributes),
-        "events": [
-            {"at": (event.at - span.start) / 1000, "name": plain(event.name), "attributes": _pairs(event.attributes)}
-            for event in span.events
-        ],
-    }
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
-def _pairs(attributes: Attributes) -> dict[str, Any]:
-    return {key: plain(value) for key, value in attributes}
+def _whole(file: Path) -> Iterator[bytes]:
+    yield file.read_bytes()

@@ -216,7 +216,7 @@ class Dispatch(Admission, eq=False):
         attempt.head_at = now
         if status >= 500 and self._judge_status(attempt, status, now):
             return RETRY
-        self._passed_on = True
+        self._passed_on = attempt.passed_on = True
         if status == 101:
             attempt.final = Outcome("success", elapsed=now - attempt.sent_at, status=status)
         self.exchange.status = status

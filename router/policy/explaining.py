@@ -221,12 +221,13 @@ class _PoolCase:
         if scores is None:
             return shares, ""
         try:
+            known = set(candidates)
             for endpoint, share in islice(scores(candidates, self.exchange, _MOST), _MOST):
-                if endpoint not in candidates:
+                if endpoint not in known:
                     raise LookupError(f"{endpoint!r} is not a candidate")
                 if not 0 <= share <= 1 + _ROUNDING:
                     raise ValueError(f"{share!r} is no probability")
-                shares[endpoint] = min(1.0, float(share))
+                shares[endpoint] = float(share) if share < 1 else 1.0
         except Exception as error:
             return {}, f"{self.name}.scores {_raised(error)}"
         return shares, ""

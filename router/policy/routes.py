@@ -37,7 +37,6 @@ class Route:
         "methods",
         "name",
         "paths",
-        "place",
         "plain",
         "pool",
         "query",
@@ -67,8 +66,6 @@ class Route:
     ) -> None:
         self.name = name
         self.index = index
-        #: file:line; None until somebody asks.
-        self.place: str | None = None
         #: The only pool, or the first one of a split; None for a route that answers itself.
         self.pool = pool
         self.hosts = tuple(host.lower() for host in hosts)

@@ -140,7 +140,7 @@ def line_up(pool: Pool, key: int | None, now: float) -> LineUp:
         now: seconds of the router's clock.
     """
     if now < pool.due and len(pool.usual) == len(pool.members) > 0:
-        part = Part(pool.tiers[0].priority, 1.0, Candidates.of(pool.usual), "")
+        part = Part(pool.tiers[0].priority, 1.0, Candidates(pool.usual), "")
         return LineUp((), (part,), False, len(pool.usual))
     levels: dict[int, list[Endpoint]] = {}
     for endpoint in pool.members.values():

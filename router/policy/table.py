@@ -74,9 +74,7 @@ class Table:
 
     def place_of(self, route: Route) -> str:
         """file:line of a route; "" if it was never written down."""
-        if route.place is None:
-            route.place = self._place_of(route)
-        return route.place
+        return self._place_of(route)
 
     def trusts(self, address: str) -> bool:
         """Whether a peer's word about the client is believed."""
@@ -109,6 +107,9 @@ def build_table(
     routes = [_build_route(index, route, pools, filters) for index, route in enumerate(config.routes)]
     trusted = tuple(ipaddress.ip_network(net, strict=False) for net in config.server.trusted_proxies)
     server = config.server
+    if routes and (config.observers or trusted):
+        # They may have requests explained, none of which is to wait until the file was looked through.
+        place_of(routes[0])
     return Table(version, RouteTable(routes), pools, trusted, server.health_path, server.forwarded, place_of)
 
 

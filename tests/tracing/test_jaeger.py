@@ -29,7 +29,10 @@ def span(**fields: Any) -> Span:
 
 def opened(*spans: Span, service: str = "edge", tags: Attributes = ()) -> list[dict[str, Any]]:
     """The traces of the file, after all that the UI relies on was checked."""
-    content = json.loads(to_jaeger(spans, service, tags))
+    traces: dict[str, list[Span]] = {}
+    for each in spans:
+        traces.setdefault(each.trace_id, []).append(each)
+    content = json.loads(b"".join(to_jaeger(traces.values(), service, tags)))
     assert content.keys() == {"data"}
     for trace in content["data"]:
         assert trace.keys() == {"traceID", "spans", "processes", "warnings"}

@@ -350,7 +350,7 @@ def test_the_resource_of_the_router() -> None:
     assert found["service.version"] == importlib.metadata.version("edge-router")
     assert found["telemetry.sdk.language"] == "python"
     assert len(found["service.instance.id"]) == 36
-    assert found["service.instance.id"] != resource_of("", EMPTY)["service.instance.id"]
+    assert found["service.instance.id"] == resource_of("", EMPTY)["service.instance.id"], "one process, one instance"
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,18 @@ class TestPage:
         assert await browser.run("document.title") == "Traces"
         assert await browser.run("document.querySelectorAll('main img').length") == 0
 
+    async def test_where_too_many_ask_it_asks_again(self, browser: Browser, viewer: Viewer, store: Store) -> None:
+        store.export(retried(1))
+        await browser.open(viewer.url)
+        viewer._under_way["page"] = 1000
+        await browser.run(f"location.hash = '{1:032x}'")
+        await browser.until("document.querySelector('#state').textContent.endsWith('trying on')")
+        viewer._under_way["page"] = 0
+        await browser.until("document.querySelector('.story')")
+        assert await browser.text("#state") == "1 trace"
+        # Those of the answers that were refused.
+        browser.complaints[:] = [complaint for complaint in browser.complaints if "503" not in complaint]
+
     async def test_a_retried_request_is_explained(self, browser: Browser, viewer: Viewer, store: Store) -> None:
         store.export(retried(1))
         await browser.open(f"{viewer.url}#{1:032x}")

@@ -9,6 +9,7 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -16,12 +17,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from router_tracing import store as store_module
 from router_tracing import viewer as viewer_module
 from router_tracing.address import Address, read_address
+from router_tracing.answers import Answers, in_pieces
+from router_tracing.options import TracingOptions
 from router_tracing.sender import size_of
 from router_tracing.span import Event
 from router_tracing.store import Store
+from router_tracing.tracing import Tracing
 from router_tracing.viewer import Viewer
+
+from router import Tools
 
 _spec = importlib.util.spec_from_file_location("tracing_samples", Path(__file__).with_name("samples.py"))
 assert _spec
@@ -39,8 +46,12 @@ request, attempt, retried, MS, BEGAN = (
 PAGE = Path(viewer_module.__file__).with_name("page")
 
 
+def spans_of(store: Store) -> list[Any]:
+    return [span for spans in store.traces() for span in spans]
+
+
 def ids(store: Store) -> list[int]:
-    return [int(summary.id, 16) for summary in store.summaries()[1]]
+    return [int(summary.id, 16) for summary in store.summaries()]
 
 
 # The store
@@ -52,7 +63,7 @@ def test_the_newest_trace_stands_first_and_the_oldest_goes() -> None:
         assert store.export(request(number)) == ("taken", "")
     assert ids(store) == [4, 3, 2]
     assert store.trace(f"{1:032x}") == ([], 0)
-    assert [int(span.trace_id, 16) for span in store.spans()] == [4, 3, 2]
+    assert [int(span.trace_id, 16) for span in spans_of(store)] == [4, 3, 2]
 
 
 def test_a_trace_that_goes_on_is_new_again() -> None:
@@ -68,7 +79,7 @@ def test_the_bytes_are_bounded() -> None:
     for number in range(100):
         store.export(request(number, "/" + "a" * 10_000))
     assert 10 < len(ids(store)) < 20
-    assert size_of(store.spans()) <= 200_000
+    assert size_of(spans_of(store)) <= 200_000
     assert ids(store)[0] == 99
 
 
@@ -98,13 +109,13 @@ def test_spans_stand_by_their_starts() -> None:
     spans = retried(1)
     store.export(spans[::-1])
     assert store.trace(f"{1:032x}")[0] == spans
-    assert store.spans() == spans
+    assert spans_of(store) == spans
 
 
 def test_a_summary_tells_the_latest_request_and_what_marks_the_trace() -> None:
     store = Store()
     store.export(retried(1, "/slow"))
-    (summary,) = store.summaries()[1]
+    (summary,) = store.summaries()
     assert summary.id == f"{1:032x}"
     assert (summary.method, summary.path, summary.route, summary.pool) == ("GET", "/slow", "web", "web")
     assert (summary.status, summary.endpoints, summary.requests) == (200, ("two", "one"), 1)
@@ -118,7 +129,7 @@ def test_marks_of_a_summary() -> None:
     store.export(request(1, "/", attempt(0, "one", 0, 3, lb__outcome="neutral"), hedge))
     store.export(request(2, "/", status=503, error="nothing_ready", more=(("lb.kept", "errors"),)))
     store.export(request(3, "/", attempt(0, "one", 0, 5, 0), status=0))
-    third, second, first = store.summaries()[1]
+    third, second, first = store.summaries()
     assert (first.hedged, first.retried) == (True, False)
     assert (second.error, second.kept, second.endpoints) == ("nothing_ready", "errors", ())
     assert (third.status, third.error) == (0, "")
@@ -127,7 +138,7 @@ def test_marks_of_a_summary() -> None:
 def test_attempts_without_their_request_are_shown_too() -> None:
     store = Store()
     store.export(retried(1)[1:])
-    (summary,) = store.summaries()[1]
+    (summary,) = store.summaries()
     assert (summary.requests, summary.retried) == (0, True)
 
 
@@ -142,9 +153,9 @@ def test_it_is_filled_and_read_from_several_threads() -> None:
             errors.append(error)
 
     def read(_: int) -> None:
-        for summary in store.summaries()[1]:
+        for summary in store.summaries():
             store.trace(summary.id)
-        store.spans()
+        spans_of(store)
 
     works = [(0, lambda n: store.export(retried(n))), (1000, lambda n: store.export(request(n))), (0, read), (0, read)]
     threads = [threading.Thread(target=run, args=work) for work in works]
@@ -161,7 +172,58 @@ def test_the_size_is_right_after_any_history() -> None:
     rng, store = random.Random(5), Store(traces=7, size=60_000)
     for _ in range(500):
         store.export(request(rng.randrange(20), "/" + "a" * rng.randrange(3000)))
-        assert store._size == sum(size_of((span,)) for span in store.spans()) <= 60_000
+        assert store._size == sum(size_of((span,)) for span in spans_of(store)) <= 60_000
+
+
+def test_nothing_is_summed_up_sized_or_sorted_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, seen = Store(), []
+
+    def unlocked(name: str) -> None:
+        work = getattr(store_module, name)
+
+        def watched(*arguments: Any) -> Any:
+            seen.append((name, store._lock.locked()))
+            return work(*arguments)
+
+        monkeypatch.setattr(store_module, name, watched)
+
+    for name in ("_summed_up", "_ordered", "size_of"):
+        unlocked(name)
+    store.export(retried(1) + request(2))
+    assert ids(store) == [2, 1]
+    assert len(spans_of(store)) == 4
+    assert {name for name, _ in seen} == {"_summed_up", "_ordered", "size_of"}
+    assert not any(locked for _, locked in seen)
+
+
+def test_a_summary_is_made_once_and_anew_when_the_trace_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, made, sum_up = Store(), [], store_module._summed_up
+
+    def summed_up(trace_id: str, spans: Any) -> Any:
+        made.append(trace_id)
+        if len(made) == 2:
+            # Meanwhile.
+            store.export(request(2))
+        return sum_up(trace_id, spans)
+
+    monkeypatch.setattr(store_module, "_summed_up", summed_up)
+    for number in (1, 2, 3):
+        store.export(request(number))
+    assert [summary.requests for summary in store.summaries()] == [1, 1, 1]
+    assert len(made) == 3
+    assert {int(summary.id, 16): summary.requests for summary in store.summaries()} == {1: 1, 2: 2, 3: 1}
+    assert len(made) == 4
+    list(store.summaries())
+    assert len(made) == 4
+
+
+def test_what_goes_while_the_list_is_read_is_left_out() -> None:
+    store = Store(traces=2)
+    store.export(request(1) + request(2))
+    listed, traces = store.summaries(), store.traces()
+    assert int(next(listed).id, 16) == int(next(traces)[0].trace_id, 16) == 2
+    store.export(request(3) + request(4))
+    assert list(listed) == list(traces) == []
 
 
 # Its address
@@ -225,7 +287,7 @@ def store() -> Store:
 
 @pytest.fixture
 async def viewer(store: Store) -> AsyncIterator[Viewer]:
-    made = Viewer(store, "127.0.0.1:0", "edge", (("service.instance.id", "7"),))
+    made = Viewer(store, "127.0.0.1:0", lambda: {"service.instance.id": "7", "service.name": "edge"})
     await made.start()
     yield made
     await made.close()
@@ -407,7 +469,7 @@ async def test_texts_that_json_cannot_hold_are_shown_all_the_same(viewer: Viewer
 
 async def test_few_are_served_at_a_time(viewer: Viewer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(Store, "summaries", lambda self: gate.wait(10) and (0, []))
+    monkeypatch.setattr(Store, "summaries", lambda self: gate.wait(10) and [])
     asked = [asyncio.ensure_future(ask(viewer, "/api/traces")) for _ in range(20)]
     await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     await until(lambda: sum(task.done() for task in asked) >= 12)
@@ -434,6 +496,185 @@ async def test_idle_connections_keep_nobody_out(viewer: Viewer) -> None:
         assert await asyncio.wait_for(idle[0].read(), 10) == b""
         assert not idle[-1].at_eof()
     await until(lambda: count() == 0)
+
+
+# Readers that take their time
+
+
+class Slow:
+    """Asks and reads nothing."""
+
+    def __init__(self, viewer: Viewer, path: str) -> None:
+        self.sock = socket.socket()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.sock.connect(("127.0.0.1", int(viewer.url.rstrip("/").rpartition(":")[2])))
+        self.sock.setblocking(False)
+        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    async def head(self) -> bytes:
+        """The answer's first line, and fields."""
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 2000), 10)
+
+    async def rest(self) -> bytes:
+        found = b""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16)
+                except ConnectionResetError:
+                    return found
+                if not data:
+                    return found
+                found += data
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    """Some 8 MB."""
+    for number in range(400):
+        store.export(request(number, "/" + "a" * 20_000))
+    return store
+
+
+async def test_few_download_at_a_time_and_the_page_goes_on(viewer: Viewer, full: Store) -> None:
+    slow = [Slow(viewer, "/traces.json") for _ in range(8)]
+    heads = [await each.head() for each in slow]
+    assert sorted(head.split()[1] for head in heads) == [b"200"] * 2 + [b"503"] * 6
+    assert all(b"Retry-After: 1\r\n" in head for head in heads if b" 503 " in head)
+    for path in ("/", "/page.js", f"/api/traces/{7:032x}"):
+        assert (await ask(viewer, path))[0] == 200
+    for each in slow:
+        each.sock.close()
+    await until(lambda: not viewer._under_way["file"])
+    status, body, _ = await ask(viewer, "/traces.json")
+    assert (status, len(json.loads(body)["data"])) == (200, 400)
+
+
+async def test_what_a_slow_reader_has_not_taken_is_not_made_yet(
+    viewer: Viewer, full: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, trace = [], Store.trace
+    monkeypatch.setattr(Store, "trace", lambda self, trace_id: made.append(trace_id) or trace(self, trace_id))
+    slow = Slow(viewer, "/traces.json")
+    await slow.head()
+    seen = -1
+    while seen != len(made):
+        seen = len(made)
+        await asyncio.sleep(0.1)
+    # The system's buffers hold up to some megabytes of it.
+    assert 0 < seen < 390
+    slow.sock.close()
+
+
+@pytest.mark.parametrize("path", ["/traces.json", f"/api/traces/{1:032x}", "/api/traces"])
+async def test_an_answer_that_is_left_unread_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    # More than the system's buffers take, as a list and as one trace.
+    store = Store(size=1 << 30)
+    for number in range(250):
+        store.export(request(number, "/" + "a" * 50_000) + request(1, "/" + "a" * 50_000))
+    viewer = Viewer(store, "127.0.0.1:0")
+    await viewer.start()
+    monkeypatch.setattr(viewer_module, "_READING", 0.5)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(viewer.close)
+        slow = [Slow(viewer, path) for _ in range(2)]
+        for each in slow:
+            stack.callback(each.sock.close)
+            await each.head()
+        assert viewer._under_way.total() == 2
+        await until(lambda: not viewer._under_way.total())
+        assert not (await slow[0].rest()).endswith(b"0\r\n\r\n")
+        monkeypatch.undo()
+        for other in ("/", f"/traces.json?trace={2:032x}"):
+            assert (await ask(viewer, other))[0] == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_half_an_answer_is_followed_by_no_other(
+    viewer: Viewer, full: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, trace = [], Store.trace
+
+    def failing(self: Store, trace_id: str) -> Any:
+        made.append(trace_id)
+        return trace(self, trace_id) if len(made) < 50 else 1 / 0
+
+    monkeypatch.setattr(Store, "trace", failing)
+    answer = await raw(viewer, b"GET /traces.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not answer.endswith(b"0\r\n\r\n")
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert errors == ["the page of traces failed: ZeroDivisionError"]
+
+
+def test_no_piece_is_longer_than_a_span_and_a_turn(store: Store) -> None:
+    for number in range(40):
+        store.export(request(number, "/" + "a" * 3_000))
+    for _ in range(100):
+        store.export(request(1, "/" + "a" * 3_000))
+    answers = Answers(store, dict)
+    for parts in (answers.file(), answers.file(f"{1:032x}"), answers.trace(f"{1:032x}"), answers.listed()):
+        pieces = list(in_pieces(parts))
+        assert json.loads(b"".join(pieces))
+        assert len(pieces) > 1
+        assert max(map(len, pieces)) < 32 * 1024 + 4_000
+
+
+@pytest.mark.parametrize("path", ["/api/traces", f"/api/traces/{1:032x}", f"/traces.json?trace={1:032x}"])
+async def test_the_loop_never_waits_for_whoever_holds_the_store(viewer: Viewer, store: Store, path: str) -> None:
+    store.export(request(1))
+    held, gate, freed = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        with store._lock:
+            held.set()
+            freed.append(gate.wait(5))
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    asked = asyncio.ensure_future(ask(viewer, path))
+    await until(lambda: bool(viewer._under_way.total()))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert (await asked)[0] == 200
+    holder.join(10)
+    assert freed == [True]
+
+
+async def test_the_file_for_jaeger_tells_what_the_environment_says_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=shop%20one,service.name=edge")
+    tools = Tools(time.monotonic, random.Random(1), Path())
+    made = Tracing(TracingOptions(export="none", viewer="127.0.0.1:0"), tools)
+    await made.start(None)  # type: ignore[arg-type]
+    try:
+        made._senders[0]._exporter.export(request(1))  # type: ignore[arg-type]
+        _, body, _ = await ask(made._viewer, "/traces.json")
+    finally:
+        await made.close()
+    process = json.loads(body)["data"][0]["processes"]["p1"]
+    assert process["serviceName"] == "edge"
+    tags = {tag["key"]: tag["value"] for tag in process["tags"]}
+    assert tags["deployment.environment.name"] == "shop one"
+    assert "service.name" not in tags
+
+
+def test_lists_among_what_is_known_of_the_process_are_shown_as_json(store: Store) -> None:
+    store.export(request(1))
+    known = {"process.command_args": ("router", "run"), "host.cpus": 4, "container": True}
+    (trace,) = json.loads(b"".join(Answers(store, lambda: known).file()))["data"]
+    assert trace["processes"]["p1"] == {
+        "serviceName": "router",
+        "tags": [
+            {"key": "process.command_args", "type": "string", "value": '["router","run"]'},
+            {"key": "host.cpus", "type": "int64", "value": 4},
+            {"key": "container", "type": "bool", "value": True},
+        ],
+    }
 
 
 # Its life

@@ -1,4 +1,4 @@
-// The list, the keys and the address: asks each second for what is new, and opens the trace that stands after "#".
+// The list, the keys and the address: asks each second for what is new, opens the trace that stands after "#".
 
 import { back, showTrace } from "./detail.js";
 import { h, pill, timeOfDay, took } from "./words.js";
@@ -10,7 +10,7 @@ let traces = [];
 let tag = "";
 let paused = false;
 let opened = "";
-// What the pane shows: it is drawn anew only when the trace went on.
+// What the pane shows: drawn anew only when the trace went on.
 let drawn = "";
 const rows = new Map();
 
@@ -109,9 +109,10 @@ async function load() {
   const version = JSON.stringify(traces.find((trace) => trace.id === id) || id);
   if (version === drawn) return;
   const answer = await fetch(`api/traces/${encodeURIComponent(id)}`);
+  if (answer.status >= 500) throw new Error();
   const content = answer.ok ? showTrace(await answer.json()) : [back(), h("p", { class: "hint" }, await answer.text())];
   if (id !== opened) return;
-  // One that has gone from the list meanwhile is still being read.
+  // One that has left the list is still being read.
   if (answer.ok || !drawn) pane.replaceChildren(...content);
   drawn = version;
 }
@@ -156,7 +157,7 @@ const KEYS = {
   p: () => pause.click(),
   Escape: () => { location.hash = ""; },
 };
-// In an open trace these scroll, as everywhere.
+// In an open trace these scroll.
 const LIST_KEYS = { ArrowDown: KEYS.j, ArrowUp: KEYS.k, Home: () => move(-Infinity), End: () => move(Infinity) };
 const TEXT_KEYS = { ArrowDown: () => focusOn(links()[0]), Enter: () => focusOn(links()[0]) };
 
