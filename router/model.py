@@ -126,6 +126,9 @@ class Exchange(msgspec.Struct, eq=False):
     trace_id: str = ""
     #: Whether X-Request-ID is the client's own word, and not the router's.
     named: bool = False
+    #: The same object for all requests whose heads have the same fields, whatever their values: what an observer finds
+    #: out about names once, it need not look for again. None where that is not known.
+    alike: object | None = None
     #: Address at the other end of the connection, where that is not the client's; else "".
     peer: str = ""
     #: Whether it is that of a trusted proxy, whose word is believed.

@@ -23,8 +23,9 @@ Tokens = list[tuple[Observer, Any]]
 #: Those who hear of every attempt, or None; and all, those who hear of the end alone included.
 Heard = tuple[Tokens | None, Tokens]
 
-#: Whole field lines, and nothing else.
-_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n)*")
+#: One whole field line, as nearly all add, and any number of them.
+_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n").fullmatch
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n)*").fullmatch
 
 _BROKEN = re.compile(rb"[\r\n\0]").search
 _BYTES = {bytes}
@@ -69,13 +70,17 @@ class Observers:
         tokens: Tokens | None = None
         late: Tokens | None = None
         for observer in self._observers:
-            before = exchange.added, exchange.dropped, exchange.trace_id
+            added, dropped, trace_id = exchange.added, exchange.dropped, exchange.trace_id
             try:
                 token = observer.request_started(exchange)
-                if (exchange.added, exchange.dropped, exchange.trace_id) != before:
-                    _check_changes(exchange)
+                if exchange.added is not added and not _LINE(exchange.added):
+                    _check_added(exchange.added)
+                if exchange.dropped is not dropped:
+                    _check_dropped(exchange.dropped)
+                if type(exchange.trace_id) is not str:
+                    raise TypeError("exchange.trace_id is text")
             except Exception as error:
-                exchange.added, exchange.dropped, exchange.trace_id = before
+                exchange.added, exchange.dropped, exchange.trace_id = added, dropped, trace_id
                 self._mute(observer, "request_started", error)
                 continue
             if token is None:
@@ -158,13 +163,14 @@ class Observers:
         log.debug('traceback of observer "%s"', name, exc_info=error)
 
 
-def _check_changes(exchange: Exchange) -> None:
-    if _LINES.fullmatch(exchange.added) is None:
+def _check_added(added: bytes) -> None:
+    if not _LINES(added):
         raise ValueError("exchange.added holds whole field lines, as b'name: value\\r\\n'")
-    if type(exchange.dropped) is not tuple or not all(type(name) is bytes for name in exchange.dropped):
+
+
+def _check_dropped(dropped: tuple[bytes, ...]) -> None:
+    if type(dropped) is not tuple or not all(type(name) is bytes for name in dropped):
         raise TypeError("exchange.dropped is a tuple of names of fields, as bytes")
-    if type(exchange.trace_id) is not str:
-        raise TypeError("exchange.trace_id is text")
 
 
 def _check_appended(before: list[tuple[bytes, bytes]], headers: list[tuple[bytes, bytes]]) -> None:

@@ -68,6 +68,7 @@ def open_exchange(
         runtime.clock(),
         request_id,
     )
+    exchange.alike = client.shape
     if cookie_at:
         exchange.cookie_at = cookie_at
         exchange._cookie = cookie
