@@ -9,6 +9,7 @@ Traces begin here with --trace URL. What is pure stands in load_sessions.py.
 """
 
 import contextlib
+import csv
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from load_tracing import Span, Tracing, tracing
 from locust import FastHttpUser, between, events, task
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
+from locust.stats import PERCENTILES_TO_REPORT, StatsCSV
 
 #: Bytes of the bodies that are posted.
 SIZES = (100, 1 << 10, 16 << 10, 128 << 10)
@@ -77,6 +79,10 @@ def tell(**_: Any) -> None:
     found = figures(environment.stats)
     found["exceptions"] = sum(each["count"] for each in environment.runner.exceptions.values())
     print(summary(found))
+    if prefix := environment.parsed_options.csv_prefix:
+        # Once more: locust's own writer ends before the last requests do.
+        with Path(f"{prefix}_stats.csv").open("w", newline="") as file:
+            StatsCSV(environment, PERCENTILES_TO_REPORT).requests_csv(csv.writer(file))
     if environment.parsed_options.figures:
         Path(environment.parsed_options.figures).write_text(json.dumps(found, indent=2) + os.linesep)
 

@@ -73,7 +73,9 @@ class Observers:
             added, dropped, trace_id = exchange.added, exchange.dropped, exchange.trace_id
             try:
                 token = observer.request_started(exchange)
-                if exchange.added is not added and not _LINE(exchange.added):
+                if exchange.added is not added and not (
+                    getattr(observer, "whole_lines", False) or _LINE(exchange.added)
+                ):
                     _check_added(exchange.added)
                 if exchange.dropped is not dropped:
                     _check_dropped(exchange.dropped)
@@ -122,8 +124,11 @@ class Observers:
             self._tell(observer, "attempt_ended", observer.attempt_ended, token, exchange, attempt, outcome)
 
     def request_ended(self, tokens: Tokens, exchange: Exchange, error: Exception | None) -> None:
-        for observer, token in self._listening(tokens):
-            self._tell(observer, "request_ended", observer.request_ended, token, exchange, error)
+        for observer, token in self._listening(tokens) if self._silenced else tokens:
+            try:
+                observer.request_ended(token, exchange, error)
+            except Exception as raised:
+                self._mute(observer, "request_ended", raised)
 
     def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None:
         for observer in self._observers:

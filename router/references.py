@@ -68,7 +68,9 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
         try:
             made = factory() if _takes_nothing(factory) else factory(self.options, tools)
         except Exception as error:
-            raise PluginFault(f"{self.entry} could not be made: {told(error)}") from error
+            # A ValueError is for who wrote the options; what else a factory raises, its author wants to know of.
+            why = " ".join(str(error).split()) if type(error) is ValueError else told(error)
+            raise PluginFault(f"{self.entry} could not be made: {why}") from error
         fault = contract_fault(self.entry.concern, made)
         if fault:
             raise PluginFault(f"{self.entry}: {fault}")

@@ -109,6 +109,13 @@ def reason_of(error: BaseException) -> str:
     return str(found)
 
 
+_REMEDIES = {
+    **dict.fromkeys(range(300, 400), ", a redirect, which is not followed: name the URL that it leads to"),
+    **dict.fromkeys((401, 403), ": OTEL_EXPORTER_OTLP_HEADERS is for what it wants to know"),
+    **dict.fromkeys((404, 405), ": no receiver listens at this path; most do at /v1/traces"),
+}
+
+
 class OtlpHttp:
     """An exporter. Besides the verdict it tells, of its last batch:
 
@@ -136,7 +143,7 @@ class OtlpHttp:
         parts = urlsplit(target.endpoint)
         if parts.scheme == "https":
             check_tls(target)
-        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._encoder = encoder
         self._compress = _COMPRESS.get(target.compression)
         fields = {
@@ -192,7 +199,7 @@ class OtlpHttp:
             self.retry_after = seconds_of(fields.get("retry-after", ""), time.time())
             return "later", f"status {status}"
         self.too_large = status == _TOO_LARGE
-        return "refused", f"status {status}" + (", a redirect, is not followed" if 300 <= status < 400 else "")
+        return "refused", f"status {status}{_REMEDIES.get(status, '')}"
 
 
 def rejected_in(answer: bytes, kind: str) -> tuple[int, str]:

@@ -89,6 +89,8 @@ def _url(kind: str, endpoint: str, environment: Environment) -> tuple[str, str, 
         )
     if environment.base_endpoint:
         base = _with_scheme(kind, environment.base_endpoint, environment)
+        # As it was written, or the remedy would name a path that is added to it.
+        _check_url(base, "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{_PORTS[kind]}")
         return base.rstrip("/") + path, "OTEL_EXPORTER_OTLP_ENDPOINT", Headers()
     return f"http://localhost:{_PORTS[kind]}{path}", "endpoint", Headers()
 
@@ -100,14 +102,14 @@ def _with_scheme(kind: str, url: str, environment: Environment) -> str:
     return f"http{'' if environment.insecure else 's'}://{url}"
 
 
-def _check_url(url: str, place: str) -> None:
+def _check_url(url: str, place: str, example: str = "http://127.0.0.1:4318/v1/traces") -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError(f"{place}: {url[:200]!r} is no URL of a receiver, such as http://127.0.0.1:4318/v1/traces")
+        raise ValueError(f"{place}: {url[:200]!r} is no URL of a receiver, such as {example}")
 
 
 def _version() -> str:

@@ -21,10 +21,11 @@ class Sampler:
     The share goes by the trace id, as the SDK's TraceIdRatioBased has it: all that see one trace decide alike.
     """
 
-    __slots__ = ("below", "parent_based")
+    __slots__ = ("below", "parent_based", "ratio")
 
     def __init__(self, sampling: float | Literal["always", "never"], *, parent_based: bool = True) -> None:
         ratio = {"always": 1.0, "never": 0.0}.get(sampling, 0.0) if isinstance(sampling, str) else sampling
+        self.ratio = ratio
         bound = round(ratio * (1 << 64))
         #: The last 16 digits of a trace id that is recorded come before these. As texts, which costs least.
         self.below = "g" if bound >> 64 else f"{bound:016x}"

@@ -204,7 +204,7 @@ class Sender:
                 self._batch = max(1, half)
             else:
                 self._refused += len(part)
-                self._reports.lost(len(part), "they were refused", f"they are refused ({why})")
+                self._reports.lost(len(part), "they were refused", f"they are refused ({self._from(why)})")
 
     def _count(self, spans: list[Span], why: str) -> None:
         rejected = min(int(self._told("rejected")), len(spans))
@@ -221,8 +221,7 @@ class Sender:
             verdict, why = self._export(spans)
             if verdict != "later" or self._is_over():
                 return verdict, why
-            place = getattr(self._exporter, "place", "")
-            self._reports.later(f"{place}: {why}" if place else why)
+            self._reports.later(self._from(why))
             self._watch()
             asked = min(float(self._told("retry_after")), ASKED)
             self._rest(max(wait * self._rng.uniform(0.8, 1.2), asked))
@@ -251,6 +250,11 @@ class Sender:
             return self._exporter.export(spans)
         except Exception as error:  # it must not, but the spans of one batch are not worth the others
             return "refused", f"{type(error).__name__} in the exporter"
+
+    def _from(self, why: str) -> str:
+        """What the exporter said, and of whom."""
+        place = getattr(self._exporter, "place", "")
+        return f"{place}: {why}" if place else why
 
     def _told(self, name: str) -> Any:
         return getattr(self._exporter, name, 0)

@@ -6,6 +6,7 @@ through only where no earlier one had the same fields.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from random import Random
@@ -21,6 +22,8 @@ from router_tracing.sampling import Sampler, kept_because
 from router_tracing.sender import Sender
 
 __all__ = ["Tracing"]
+
+log = logging.getLogger("router_tracing")
 
 _DEFAULT_RATIO = 0.01
 _DEFAULT_BUFFER = 8192
@@ -82,6 +85,9 @@ def _nothing(exchange: Exchange) -> None:
 class Tracing:
     """Observer `tracing`."""
 
+    #: Ids are written anew from their digits, and nothing else goes into the lines.
+    whole_lines = True
+
     def __init__(self, options: TracingOptions, tools: Tools) -> None:
         environment = Environment.read(os.environ)
         sampling = options.sampling if options.sampling is not None else environment.sampling
@@ -101,7 +107,9 @@ class Tracing:
         self._clock = tools.clock
         self._senders: list[Sender] = []
         self._viewer: Any = None
+        self._about = ""
         if environment.disabled:
+            self._about = "no traces: OTEL_SDK_DISABLED is true"
             self.request_started = _nothing  # type: ignore[method-assign]
         else:
             self._make_outputs(options, tools, environment)
@@ -115,6 +123,9 @@ class Tracing:
                 kind, endpoint=options.endpoint, file=file, service=options.service, environment=environment
             )
             self._senders.append(Sender(made, most=most, batch=environment.batch, delay=environment.delay))
+            kept = f", and kept if {' or '.join(options.keep)}" if options.keep else ""
+            share = "every trace is" if self._below == "g" else f"{self._sampler.ratio:.3g} of the traces are"
+            self._about = f"{share} recorded{kept}; sent to {getattr(made, 'place', kind)}"
         if options.viewer:
             from router_tracing.store import Store
             from router_tracing.viewer import Viewer
@@ -124,6 +135,8 @@ class Tracing:
             self._senders.append(Sender(store, delay=_SHOWN_AFTER))
 
     async def start(self, control: Control) -> None:
+        if self._about:
+            log.info("%s", self._about)
         for sender in self._senders:
             sender.start()
         if self._viewer is not None:
@@ -211,9 +224,11 @@ class Tracing:
         pass
 
     def request_ended(self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None) -> None:
-        now = self._clock()
-        kept = ""
-        if isinstance(token, _Perhaps):
+        now, kept = self._clock(), ""
+        if type(token) is not _Recorded:
+            usual = error is None and exchange.status < 500 and len(exchange.tried) < 2
+            if usual and now - exchange.started <= self._keep.slower:
+                return
             kept = kept_because(self._keep, exchange, error, now)
             if not kept:
                 return

@@ -233,12 +233,15 @@ class Forward(Entry, eq=False):
         self._conns.remove(conn)
         dispatch = self._dispatch
         dispatch.ended(conn.attempt, None, now)
-        if dispatch.live or self._timer is not None or self._listeners is not None:
+        if self._listeners is not None:
             self._tell_ended(conn.attempt)
+        if dispatch.live or self._timer is not None:
             self._close(None, now)
             return
         self._over = True
         dispatch.close(now)
+        if self._listeners is not None:
+            self._tell_over(None)
         if dispatch.pool.queue.waiting:
             wake(dispatch.pool, now)
         closes = self.closes or (self.has_body and self._client.body is not None)
@@ -275,8 +278,7 @@ class Forward(Entry, eq=False):
         if self._over:
             return
         self._over = True
-        if self._timer is not None:
-            self._cancel_timer()
+        self._cancel_timer()
         for conn in self._conns:
             conn.abandon()
         if self._filtering is not None:

@@ -265,10 +265,12 @@ class Dispatch(Admission, eq=False):
         self.live.remove(attempt)
         pool = self.pool
         pool.release(attempt.endpoint, now)
-        if self.tell or pool.listens or attempt.endpoint.limit == 1:
+        listens = pool.listens or attempt.endpoint.limit == 1
+        if self.tell or listens:
             if attempt.final is None:
                 attempt.final = outcome_of(attempt, error, now)
-            pool.told(attempt.endpoint, attempt.final, now)
+            if listens:
+                pool.told(attempt.endpoint, attempt.final, now)
 
     def close(self, now: float) -> None:
         """The exchange is over. Whatever is still open closes as neutral. A second call does nothing."""

@@ -541,6 +541,9 @@ def test_a_client_that_leaves_is_told_and_is_no_error(bench: Any, path: str) -> 
         (f"a;b={SECRET}", "a;b=REDACTED"),
         (f"q=%26{SECRET}%3d", "q=REDACTED"),
         (f"={SECRET}", "=REDACTED"),
+        (SECRET, "REDACTED"),
+        (f"{SECRET}=", "REDACTED"),
+        (f"{SECRET}==&a=1", "REDACTED&a=REDACTED"),
     ],
 )
 def test_values_of_the_query_are_redacted_wherever_they_would_show(bench: Any, query: str, shown: str) -> None:
@@ -590,6 +593,8 @@ def test_long_and_odd_values_are_bounded_and_readable(bench: Any) -> None:
             limit = 32768 if key == "lb.explain" else 4200
             assert len(str(value).encode()) <= limit, key
     assert trace.server["user_agent.original"].startswith("agent/")
+    _, trace = bench.seen("/web/a", host="h" * 15000)
+    assert trace.server["server.address"] == "h" * 255
     assert explained(trace.client).route == "web"
 
 

@@ -106,7 +106,15 @@ def test_statuses_to_try_again(receiver: Any, mode: str) -> None:
 def test_statuses_that_refuse(receiver: Any, mode: str) -> None:
     receiver.mode, receiver.retry_after = mode, "7"
     exporter = exporter_to(receiver.endpoint)
-    assert exporter.export(make_spans(1)) == ("refused", f"status {mode}")
+    verdict, why = exporter.export(make_spans(1))
+    remedy = {
+        "401": "OTEL_EXPORTER_OTLP_HEADERS",
+        "403": "OTEL_EXPORTER_OTLP_HEADERS",
+        "404": "/v1/traces",
+        "405": "/v1/traces",
+    }
+    assert (verdict, why[:10]) == ("refused", f"status {mode}")
+    assert remedy[mode] in why if mode in remedy else why == f"status {mode}"
     assert exporter.too_large is (mode == "413")
     assert exporter.retry_after == 0.0
     exporter.close()
@@ -117,7 +125,10 @@ def test_a_redirect_is_not_followed(receiver: Any, mode: str) -> None:
     """It would carry the keys to wherever it says."""
     receiver.mode = mode
     exporter = exporter_to(receiver.endpoint)
-    assert exporter.export(make_spans(1)) == ("refused", f"status {mode}, a redirect, is not followed")
+    assert exporter.export(make_spans(1)) == (
+        "refused",
+        f"status {mode}, a redirect, which is not followed: name the URL that it leads to",
+    )
     assert receiver.requests == 1
     exporter.close()
 

@@ -207,6 +207,24 @@ def test_what_is_kept_is_bounded() -> None:
     assert otlp_receiver.spans_of(read(encoder, [last]))[0]["attributes"] == {"path": "/5000", "key 5000": 1}
 
 
+def test_what_spans_share_is_encoded_once_and_stands_in_each() -> None:
+    encoder = Encoder({}, SCOPE)
+    shared = (("http.route", "web"), ("n", 200))
+    first = make_span(attributes=(*shared, ("path", "/1")), common=shared)
+    second = make_span(attributes=(*shared, ("path", "/2")), common=shared)
+    other = (("http.route", "other"), ("n", 500))
+    third = make_span(attributes=other, common=other)
+    plain = make_span(attributes=(("path", "/4"),))
+    for group in ([first, second], [third, plain, first]):
+        found = [each["attributes"] for each in otlp_receiver.spans_of(read(encoder, group))]
+        assert found == [dict(span.attributes) for span in group]
+    for number in range(3000):
+        own = (("n", number),)
+        (made,) = otlp_receiver.spans_of(read(encoder, [make_span(attributes=own, common=own)]))
+        assert made["attributes"] == {"n": number}
+    assert len(encoder._blocks) <= 2048
+
+
 @pytest.mark.parametrize(
     ("remote", "flags"), [(True, 0x301), (False, 0x101)], ids=["parent elsewhere", "parent here or none"]
 )

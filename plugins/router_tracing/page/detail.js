@@ -1,4 +1,4 @@
-// One trace: what happened in words, when in a timeline, and why each attempt went where it went.
+// One trace: what happened, when, and why each attempt went where it went.
 
 import { failed, fullTime, h, name, outcome, parsed, percent, pill, queued, story, strong, took } from "./words.js";
 
@@ -94,7 +94,7 @@ function lane(span, place) {
 function why(attempt, sub) {
   const explained = parsed(attempt.attributes["lb.explain"]);
   if (explained) return decision(explained, explained.chosen || attempt.attributes["lb.endpoint"], `Why ${name(attempt)}?`, sub);
-  return h("section", null, h("h3", null, `Why ${name(attempt)}?`), h("p", { class: "note" }, "The decision was not recorded."));
+  return h("section", null, h("h3", null, `Why ${name(attempt)}?`), h("p", { class: "note" }, "Not recorded: this trace was kept at its end, not sampled."));
 }
 
 function decision(explained, chosen, head, sub) {
