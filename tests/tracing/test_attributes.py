@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from router_tracing.attributes import Recorder
+
 from router import Attempt, Endpoint, EndpointSpec
 from router.errors import ResetError
 from router.testing import make_exchange
-from router_tracing.attributes import Recorder
 
 
 def server_span(**exchange: Any) -> dict[str, Any]:
