@@ -17,7 +17,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## three example servers and the router in front of them (LISTEN=127.0.0.1:8080 TRACE=1)
-	@$(BIN)/router demo --listen $(LISTEN) $(if $(TRACE),--trace $(patsubst 1,127.0.0.1:16687,$(TRACE)))
+	@$(BIN)/router demo --listen $(LISTEN) $(if $(filter-out 0,$(TRACE)),--trace $(patsubst 1,127.0.0.1:16687,$(TRACE)))
 
 install: $(INSTALLED) ## leave the command in .venv/bin/router
 	@echo "installed: $(BIN)/router"
@@ -58,6 +58,7 @@ tls: $(INSTALLED) ## measure TLS, swap certificates under load, try clients, tes
 	$(BIN)/python loadtests/tls.py $(ARGS)
 
 trace: $(TESTABLE) ## measure tracing, and collectors that are slow, hang, or come back (ARGS=--quick)
+	@$(PIP) install rotel==0.0.1a15
 	$(BIN)/python loadtests/tracing.py $(ARGS)
 
 clean: ## remove .venv and everything that tools leave behind
