@@ -172,7 +172,7 @@ class Observer(Protocol):
     `dropped` and `trace_id`. `attempt_started` may append request headers. Optional method: `explain(token) -> bool`,
     asked before a decision: True has it explained in `exchange.explained`, and in `explained` of the attempt that it
     leads to. Optional attribute: `whole_lines`, True where nothing a client or server has sent comes into what it sets
-    as `exchange.added`; then that is not looked through at each request.
+    as `exchange.added` or appends to headers; then that is not looked through at each request.
     """
 
     def request_started(self, exchange: Exchange) -> Any: ...

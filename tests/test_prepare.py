@@ -201,7 +201,7 @@ def test_the_seed_reaches_the_pools_of_the_table(folder: Path) -> None:
         ('selection = "my_part_here:Mine"', (9, 13), "", 'no module "my_part_here"', "my_parts_here"),
         ('selection = "my_parts_here:Mien"', (9, 13), "", 'no class "Mien"', "Mine"),
         ('selection = "my_parts_here:Wrong"', (9, 13), "", "Wrong.choose cannot be called as `def choose(", ""),
-        ('selection = "my_parts_here:Fails"', (9, 13), "", "ValueError: no luck", ""),
+        ('selection = "my_parts_here:Fails"', (9, 13), "", "could not be made: no luck", ""),
         ('selection = "my_parts_here:Sticky"', (9, 13), "", "Sticky has no method choose", ""),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_reference_without_a_name(ref: Any, words: str, key: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Fails", "ValueError: needs two servers"),
+        ("Fails", "could not be made: needs two servers"),
         (
             "Wrong",
             "Wrong.choose cannot be called as `def choose(candidates: Candidates, exchange: Exchange) -> Endpoint`",
