@@ -43,14 +43,14 @@ class Observers:
         muted: name -> reason, of those that raised.
     """
 
-    __slots__ = ("_names", "_observers", "_silenced", "enabled", "muted")
+    __slots__ = ("_names", "_observers", "_only", "_silenced", "enabled", "muted")
 
     def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
         self._observers = tuple(observers)
         self._names = _unique(list(names) or [type(observer).__name__ for observer in self._observers])
         if len(self._names) != len(self._observers):
             raise ValueError("as many names as observers")
-        self.enabled = bool(self._observers)
+        self._settle()
         self.muted: dict[str, str] = {}
         #: The objects that are muted.
         self._silenced: list[Observer] = []
@@ -63,19 +63,38 @@ class Observers:
         still = {name for observer, name in named if observer in self._silenced}
         self.muted = {name: why for name, why in self.muted.items() if name in still}
         self._silenced = [observer for observer in self._silenced if observer in other._observers]
+        self._settle()
+
+    def _settle(self) -> None:
         self.enabled = bool(self._observers)
+        #: The one observer, if it vouches for its lines: most routers have no other.
+        self._only: Any = self._observers[0] if [*map(_vouches, self._observers)] == [True] else None
 
     def request_started(self, exchange: Exchange) -> Heard | None:
         """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""
+        only = self._only
+        if only is None:
+            return self._told_all(exchange)
+        try:
+            token = only.request_started(exchange)
+        except Exception as error:
+            exchange.added, exchange.dropped, exchange.trace_id = b"", (), ""
+            self._mute(only, "request_started", error)
+            return None
+        if token is None:
+            return None
+        heard = [(only, token)]
+        return (None if isinstance(token, AtEnd) else heard), heard
+
+    def _told_all(self, exchange: Exchange) -> Heard | None:
+        """The same with several, or with one whose changes are looked through."""
         tokens: Tokens | None = None
         late: Tokens | None = None
         for observer in self._observers:
             added, dropped, trace_id = exchange.added, exchange.dropped, exchange.trace_id
             try:
                 token = observer.request_started(exchange)
-                if exchange.added is not added and not (
-                    getattr(observer, "whole_lines", False) or _LINE(exchange.added)
-                ):
+                if exchange.added is not added and not _vouches(observer) and not _LINE(exchange.added):
                     _check_added(exchange.added)
                 if exchange.dropped is not dropped:
                     _check_dropped(exchange.dropped)
@@ -114,7 +133,7 @@ class Observers:
             before = list(headers)
             try:
                 observer.attempt_started(token, exchange, attempt, headers)
-                if not getattr(observer, "whole_lines", False):
+                if not _vouches(observer):
                     _check_appended(before, headers)
             except Exception as error:
                 headers[:] = before
@@ -164,9 +183,14 @@ class Observers:
         self._observers = (*self._observers[:index], *self._observers[index + 1 :])
         name = self._names.pop(index)
         self.muted[name] = f"{method} raised {type(error).__name__}: {error}"
-        self.enabled = bool(self._observers)
+        self._settle()
         log.error('observer "%s" is muted: %s', name, self.muted[name])
         log.debug('traceback of observer "%s"', name, exc_info=error)
+
+
+def _vouches(observer: Observer) -> bool:
+    """Whether what the observer adds need not be looked through (see Observer)."""
+    return getattr(observer, "whole_lines", False) is True
 
 
 def _check_added(added: bytes) -> None:

@@ -439,3 +439,29 @@ def test_one_that_is_muted_stays_so_over_a_reload() -> None:
     assert (list(observers.muted), ill.methods) == (["ill"], ["table_swapped"])
     observers.replace(Observers([well], ["well"]))
     assert observers.muted == {}
+
+
+class Vouches(Adds):
+    """Says that its lines need not be looked through."""
+
+    whole_lines = True
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_lines_that_an_observer_vouches_for_are_not_looked_through(others: int) -> None:
+    observers, exchange = Observers([Vouches(b"no line"), *[Recorder() for _ in range(others)]]), make_exchange()
+    assert observers.request_started(exchange) is not None
+    assert (exchange.added, observers.muted) == (b"no line", {})
+
+
+def test_the_only_one_is_muted_too_and_what_it_has_set_is_taken_back() -> None:
+    class Fails(Vouches):
+        def request_started(self, exchange: Any) -> Any:
+            super().request_started(exchange)
+            exchange.trace_id, exchange.dropped = "1", (b"a",)
+            raise ValueError
+
+    observers, exchange = Observers([Fails(b"a: b\r\n")]), make_exchange()
+    assert observers.request_started(exchange) is None
+    assert (exchange.added, exchange.dropped, exchange.trace_id) == (b"", (), "")
+    assert (list(observers.muted), observers.enabled) == (["Fails"], False)

@@ -5,7 +5,7 @@ The words are those of OpenTelemetry; times are nanoseconds since the epoch, ids
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ Attributes = tuple[tuple[str, Value], ...]
 Verdict = Literal["taken", "later", "refused"]
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened within a span."""
 
     at: int
