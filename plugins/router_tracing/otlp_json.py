@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+
 from router_tracing.otlp_encode import HIGHEST, KINDS, LOWEST, flags_of, readable
 from router_tracing.span import Event, Span
 
