@@ -72,7 +72,9 @@ def in_turns(turns: int, names: Sequence[str], one: Callable[[str, bool], None])
     """Does something with each name, so many times; once more before, which is not to be counted."""
     for turn in range(turns + 1):
         bench_rounds.say(f"round {turn} of {turns}" if turn else "warm-up")
-        for name in rotated(names, turn):
+        order = rotated(names, turn)
+        # Forth and back: who follows whom, after how long a rest, would favour one of them otherwise.
+        for name in reversed(order) if turn % 2 else order:
             one(name, bool(turn))
 
 
