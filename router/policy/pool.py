@@ -177,9 +177,9 @@ class Pool(Judging):
                 break
             spare = self.of_tier(other)
             found = spare if spare is not None else found
-        return self._on_trial() if found is not None and not found else found
+        return self.on_trial() if found is not None and not found else found
 
-    def _on_trial(self) -> Candidates:
+    def on_trial(self) -> Candidates:
         """With all others full or out, those on probation may take more than one request at a time."""
         tiers = [tier for tier in self.tiers if not tier.few]
         # One that a session waits for is kept for it: newcomers never pass who waits.
@@ -287,7 +287,7 @@ class Pool(Judging):
             return endpoint.load < endpoint.limit or not self.is_usable(endpoint, now)
         if not ticket.admitted and self.in_flight >= self.limits.in_flight:
             return False
-        return any(self.of_tier(tier) for tier in self.tiers) or bool(self._on_trial())
+        return any(self.of_tier(tier) for tier in self.tiers) or bool(self.on_trial())
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} members={len(self.members)} in_flight={self.in_flight}>"

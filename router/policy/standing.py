@@ -33,8 +33,8 @@ REASONS = (
 )
 #: Those of an operator, which no want of others sets aside.
 _CLOSED = frozenset(REASONS[:2])
-#: Why the candidates of a part are not named.
-_LARGE = "a large pool: its endpoints are not looked at one by one"
+#: What is unusual about the candidates of a part that are not scored.
+_LARGE = "a large pool: some of its endpoints, without likelihoods"
 
 
 class Part(NamedTuple):
@@ -44,8 +44,8 @@ class Part(NamedTuple):
     share: float
     candidates: Candidates
     why: str
-    #: Whether they are to be told of one by one.
-    named: bool = True
+    #: Whether the strategy is to be asked what it thinks of each.
+    scored: bool = True
 
 
 class Standing:
@@ -155,11 +155,16 @@ def line_up(pool: Pool, key: int | None, now: float) -> LineUp:
 
 
 def glance(pool: Pool) -> LineUp:
-    """The same as the pool's own lists have it: how many, never who, of the first tier that has anybody."""
+    """The same as the pool's own lists have it, of the first tier that has anybody; who is left out is only counted.
+
+    Those lists hold as long as time alone has changed nothing, which is until `pool.due`.
+    """
     lists = [(tier.priority, pool.of_tier(tier)) for tier in pool.tiers]
+    full = all(not found for _, found in lists) and any(found is not None for _, found in lists)
+    if full and (trial := pool.on_trial()):
+        lists = [(trial[0].spec.priority, trial)]
     able = ((priority, found) for priority, found in lists if found)
-    parts = tuple(Part(priority, 1.0, found, _LARGE, named=False) for priority, found in islice(able, 1))
-    full = not parts and any(found is not None for _, found in lists)
+    parts = tuple(Part(priority, 1.0, found, _LARGE, scored=False) for priority, found in islice(able, 1))
     return LineUp((), parts, full, sum(tier.ready_count for tier in pool.tiers))
 
 

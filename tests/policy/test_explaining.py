@@ -572,7 +572,7 @@ def test_a_large_pool_is_told_of_in_numbers_to_a_request_under_way(build: Build,
             priority=n % 2 if state == "tiers" else 0,
             zone="ab"[n % 2] if state == "zone" else "",
         )
-        for n in range(200)
+        for n in range(300)
     ]
     settings: dict[str, Any] = {"zone": "a"} if state == "zone" else {}
     if state in ("down", "refused"):
@@ -580,7 +580,7 @@ def test_a_large_pool_is_told_of_in_numbers_to_a_request_under_way(build: Build,
     pool = build(
         many, selector=Unasked(), limits=Limits(per_endpoint=1, queue=1, queue_timeout=Duration(2)), **settings
     )
-    able = 200
+    able = 300
     for endpoint in list(pool.members.values()):
         if state == "drained" and endpoint.spec.url.endswith("7"):
             pool.operate(endpoint, "drain", now)
@@ -589,10 +589,13 @@ def test_a_large_pool_is_told_of_in_numbers_to_a_request_under_way(build: Build,
             pool.acquire(endpoint, now)
     dispatch = begin(pool)
     said = again(dispatch, now)
-    shown = {"full": [], "refused": [], "tiers": [(0, 100)], "zone": [(0, 100)]}.get(state, [(0, able)])
+    shown = {"full": [], "refused": [], "tiers": [(0, 150)], "zone": [(0, 150)]}.get(state, [(0, able)])
     assert [(each.priority, each.count) for each in said.choices] == shown
-    assert not any(each.options for each in said.choices)
-    assert (said.members, said.ready, said.left_out) == (200, 0 if state in ("down", "refused") else able, ())
+    for each in said.choices:
+        assert [option.share for option in each.options] == [None] * 10
+        assert len({option.id for option in each.options} & set(pool.members)) == 10
+        assert "a large pool" in each.why
+    assert (said.members, said.ready, said.left_out) == (300, 0 if state in ("down", "refused") else able, ())
     action = dispatch.next(now)
     if isinstance(action, Park):
         assert state == "full"
@@ -605,9 +608,31 @@ def test_a_large_pool_is_told_of_in_numbers_to_a_request_under_way(build: Build,
 
 
 def test_who_asks_is_told_one_by_one_however_large_the_pool_is(build: Build, now: float) -> None:
-    dispatch = begin(build([EndpointSpec(url=f"http://h:{n + 1}") for n in range(200)]))
+    dispatch = begin(
+        build([EndpointSpec(url=f"http://h:{n + 1}") for n in range(300)], selector=bundled("round_robin"))
+    )
     dispatch.exchange.asks = True
-    assert len(choice(again(dispatch, now)).options) == 10
+    shown = choice(again(dispatch, now)).options
+    assert (len(shown), None in {option.share for option in shown}) == (10, False)
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+def test_a_large_pool_where_one_is_on_trial(build: Build, now: float, ticked: bool) -> None:
+    many = [EndpointSpec(url=f"http://h:{n + 1}", id=f"e{n}") for n in range(300)]
+    pool = build(many, limits=Limits(per_endpoint=2, queue=1, queue_timeout=Duration(2)))
+    trial = pool.members["e7"]
+    pool._eject(trial, Eject("no"), now)
+    for endpoint in pool.members.values():
+        for _ in range(1 if endpoint is trial else 2):
+            pool.acquire(endpoint, now)
+    now += 60
+    if ticked:
+        pool.tick(now)
+    dispatch = begin(pool)
+    said = again(dispatch, now)
+    action = dispatch.next(now)
+    assert isinstance(action, Attempt)
+    assert (action.endpoint, said.endpoint, said.decision) == (trial, "e7", "e7")
 
 
 def test_a_request_under_way_is_named_without_its_query(build: Build, now: float) -> None:
