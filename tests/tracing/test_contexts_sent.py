@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import re
-import sys
 import time
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tracing_support as _help
 from opentelemetry import trace as api
 from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
 from opentelemetry.propagators.jaeger import JaegerPropagator
@@ -22,18 +20,6 @@ from router_tracing.tracing import Tracing
 
 from router import Exchange, Tools
 
-
-def helper() -> ModuleType:
-    if "tracing_support" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tracing_support", Path(__file__).with_name("support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules["tracing_support"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tracing_support"])
-    return sys.modules["tracing_support"]
-
-
-_help = helper()
 collector = _help.collector
 toml = _help.toml
 PARENT = "b7ad6b7169203331"

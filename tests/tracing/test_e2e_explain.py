@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
+import tracing_support as _help
 
 from router.explanation import Explanation
 from router.status import AskDrain, AskExplain, AskUndrain
 
-
-def helper() -> ModuleType:
-    if "tracing_support" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tracing_support", Path(__file__).with_name("support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules["tracing_support"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tracing_support"])
-    return sys.modules["tracing_support"]
-
-
-_help = helper()
 collector = _help.collector
 wait, TRUSTED = _help.wait, _help.TRUSTED
 ASK = "X-Router-Explain: 1"

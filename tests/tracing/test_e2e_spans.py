@@ -7,31 +7,15 @@ import json
 import re
 import socket
 import ssl
-import sys
 import time
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
+import tracing_support as _help
 
 from router.explanation import Explanation
 
-
-def helper() -> ModuleType:
-    import importlib.util
-
-    if "tracing_support" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tracing_support", Path(__file__).with_name("support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules["tracing_support"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tracing_support"])
-    return sys.modules["tracing_support"]
-
-
-_help = helper()
 collector = _help.collector
 wait, TRUSTED, HOST = _help.wait, _help.TRUSTED, _help.HOST
 #: What a clock may be off: the spans' times are kept as steps from one reading of the wall clock.

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import threading
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tracing_support as _help
 
-
-def helper() -> ModuleType:
-    if "tracing_support" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tracing_support", Path(__file__).with_name("support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules["tracing_support"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tracing_support"])
-    return sys.modules["tracing_support"]
-
-
-_help = helper()
 collector = _help.collector
 wait = _help.wait
 

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import tracing_support as _help
 from opentelemetry import trace as api
 from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
 from opentelemetry.propagators.jaeger import JaegerPropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-
-def helper() -> ModuleType:
-    if "tracing_support" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tracing_support", Path(__file__).with_name("support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules["tracing_support"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tracing_support"])
-    return sys.modules["tracing_support"]
-
-
-_help = helper()
 collector = _help.collector
 TRUSTED = _help.TRUSTED
 W3C = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
