@@ -177,22 +177,14 @@ class Candidates(list[Endpoint]):
     (a retry leaves out what was tried) carry a set instead.
     """
 
-    __slots__ = ("_among",)
+    __slots__ = ()
 
-    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
-        super().__init__(endpoints)
-        self._among: frozenset[Endpoint] | None = None
-
-    @classmethod
-    def of(cls, endpoints: Iterable[Endpoint]) -> Candidates:
+    @staticmethod
+    def of(endpoints: Iterable[Endpoint]) -> Candidates:
         """A list of its own that leaves the endpoints' slots alone. O(n), so never on the usual path."""
-        made = cls(endpoints)
-        made._among = frozenset(made)
-        return made
+        return _Apart(endpoints)
 
     def __contains__(self, endpoint: object) -> bool:
-        if self._among is not None:
-            return endpoint in self._among
         slot = getattr(endpoint, "slot", -1)
         return 0 <= slot < len(self) and self[slot] is endpoint
 
@@ -253,3 +245,16 @@ class Members(Mapping[str, Endpoint]):
 
     def values(self) -> ValuesView[Endpoint]:
         return self._by_identity.values()
+
+
+class _Apart(Candidates):
+    """Candidates of one request alone."""
+
+    __slots__ = ("_among",)
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        super().__init__(endpoints)
+        self._among = frozenset(self)
+
+    def __contains__(self, endpoint: object) -> bool:
+        return endpoint in self._among

@@ -7,7 +7,6 @@ most ten endpoints stand in any list; the counts beside them are whole.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -139,11 +138,15 @@ class Explanation(_Data, frozen=True):
 
     def text(self, limit: int) -> str:
         """This as JSON in ASCII, in at most `limit` characters: first its lists get shorter, then all else goes."""
-        with suppress(UnicodeEncodeError):  # a lone surrogate, which the slower way can write
-            whole = msgspec.json.encode(self)
+        try:
+            whole = msgspec.json.encode(self).decode()
+        except UnicodeEncodeError:
+            # A lone surrogate, which the slower way can write.
+            pass
+        else:
             # All other controls are escaped in it.
-            if len(whole) <= limit and whole.isascii() and b"\x7f" not in whole:
-                return whole.decode()
+            if len(whole) <= limit and whole.isascii() and "\x7f" not in whole:
+                return whole
         for most in _LENGTHS:
             text = json.dumps(msgspec.to_builtins(_shortened(self, most)), separators=(",", ":"))
             if len(text) <= limit:

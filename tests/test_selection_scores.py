@@ -77,6 +77,14 @@ def test_the_least_loaded_is_certain_and_the_others_follow_by_load() -> None:
     assert scores == [(members[1], 1.0), (members[2], 0.0), (members[0], 0.0)]
 
 
+def test_those_with_equal_loads_stay_in_their_order_and_who_weighs_nothing_is_last() -> None:
+    members = make_endpoints(0, 1, 1, 1, 1, 1)
+    for endpoint, load in zip(members, (0, 3, 2, 3, 1, 2), strict=True):
+        endpoint.load = load
+    scores = selector("least_request", members).scores(make_candidates(members), EXCHANGE, 10)
+    assert scores == [(members[4], 1.0), *[(members[number], 0.0) for number in (2, 5, 1, 3, 0)]]
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 def test_of_many_the_best_of_five_draws_is_said_exactly(weighted: bool) -> None:
     rng = random.Random(3)

@@ -70,12 +70,24 @@ class LeastRequest(Smooth):
         """Probabilities, the least loaded per weight first."""
         if len(candidates) > _SCAN_LIMIT:
             return _shares_of_draws(candidates, limit)
-        ranked = sorted(candidates, key=_relative_load)
-        lowest, count = _relative_load(ranked[0]), 1
-        while count < len(ranked) and _relative_load(ranked[count]) == lowest:
-            count += 1
-        least = self.turns(ranked[:count], limit)
-        return [*least, *[(endpoint, 0.0) for endpoint in ranked[count:limit]]] if count < limit else least
+        lowest = _FULL
+        least: list[Endpoint] = []
+        others: list[Endpoint] = []
+        for endpoint in candidates:
+            weight = endpoint.weight
+            load = endpoint.load / weight if weight else _FULL
+            if load == lowest:
+                least.append(endpoint)
+            elif load > lowest:
+                others.append(endpoint)
+            else:
+                others += least
+                lowest, least = load, [endpoint]
+        said = self.turns(least, limit)
+        if others:
+            for endpoint in sorted(others, key=_relative_load)[: limit - len(said)]:
+                said.append((endpoint, 0.0))
+        return said
 
 
 def _shares_of_draws(candidates: Candidates, limit: int) -> list[tuple[Endpoint, float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 from math import gcd
+from operator import itemgetter
 
 from router import Endpoint, Exchange, Options, Tools
 from router_selection.draw import shares_by_weight
@@ -16,6 +17,7 @@ from router_selection.draw import shares_by_weight
 __all__ = ["Smooth"]
 
 _NEVER = float("-inf")
+_EARNED = itemgetter(0)
 #: Credits earned in advance to find a random phase: about a millisecond.
 _START_LIMIT = 10_000
 
@@ -68,12 +70,19 @@ class Smooth:
         if len(candidates) == 1:
             return [(candidates[0], 1.0)]
         credit = self._credit
-        # Newcomers wait behind those that are known.
-        earned = {e: credit.get(e, _NEVER) + e.weight if e.weight else _NEVER for e in candidates}
-        ranked = sorted(earned, key=earned.__getitem__, reverse=True)[:limit]
-        if earned[ranked[0]] == _NEVER:
+        ranked: list[tuple[float, Endpoint]] = []
+        for endpoint in candidates:
+            weight = endpoint.weight
+            # Newcomers wait behind those that are known.
+            ranked.append((credit.get(endpoint, _NEVER) + weight if weight else _NEVER, endpoint))
+        ranked.sort(key=_EARNED, reverse=True)
+        if ranked[0][0] == _NEVER:
             return shares_by_weight(candidates, limit)
-        return [(ranked[0], 1.0), *[(endpoint, 0.0) for endpoint in ranked[1:]]]
+        said, share = [], 1.0
+        for _, endpoint in ranked[:limit]:
+            said.append((endpoint, share))
+            share = 0.0
+        return said
 
     def _admit(self, candidates: Sequence[Endpoint]) -> None:
         """Gives credit to candidates never seen before. Its measure is what these candidates weigh, not the pool:

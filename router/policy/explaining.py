@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from copy import copy
 from itertools import islice
+
+import msgspec
+from msgspec.structs import replace
 
 from router.errors import RouterError
 from router.explanation import Choice, Explanation, LeftEndpoint, LeftOut, Option, PoolVerdict, Retries, Waiting
@@ -30,8 +32,8 @@ _MOST = 10
 _LONGEST = 200
 #: In a larger pool no request waits until all endpoints were looked at, which takes 2 to 5 µs each.
 _LARGE = 256
-#: What is lost when shares are added up.
-_ROUNDING = 1e-9
+#: One, give or take what is lost when shares are added up.
+_ALMOST_ONE, _BARELY_OVER = 1 - 1e-9, 1 + 1e-9
 
 
 def explain(table: Table, exchange: Exchange, now: float) -> Explanation:
@@ -41,14 +43,14 @@ def explain(table: Table, exchange: Exchange, now: float) -> Explanation:
         exchange: as a listener would have made it; it stays as it is.
         now: seconds of the router's clock.
     """
-    asked = copy(exchange)
+    asked = replace(exchange)
     found = find_destination(table, asked)
     route, request = found.route, f"{asked.method} {asked.scheme}://{asked.host}{asked.target}"
     if route is None:
         return Explanation(visible(request), status=found.status, reason=visible(found.reason))
     asked.route = route
     asked.deadline = now + route.timeout
-    pools = tuple(_PoolCase(pool, asked, now).verdict(share) for pool, share in found.pools)
+    pools = tuple(_case(pool, asked, now).verdict(share) for pool, share in found.pools)
     return Explanation(
         request=visible(request),
         route=route.name,
@@ -63,8 +65,8 @@ def explain(table: Table, exchange: Exchange, now: float) -> Explanation:
 
 def explain_decision(table: Table, exchange: Exchange, dispatch: Dispatch, now: float) -> Explanation:
     """Where a request that is under way goes next, and why; to be asked before `dispatch.next`."""
-    route, verdict = exchange.route, _PoolCase(dispatch.pool, exchange, now, dispatch).verdict(1.0)
-    return Explanation(_asked(exchange), route=route.name, place=table.place_of(route), pools=(verdict,))
+    route, verdict = exchange.route, _case(dispatch.pool, exchange, now, dispatch).verdict(1.0)
+    return Explanation(_asked(exchange), route.name, table.place_of(route), pools=(verdict,))
 
 
 def explain_answer(table: Table, exchange: Exchange, error: RouterError | None) -> Explanation:
@@ -79,36 +81,40 @@ def _asked(exchange: Exchange) -> str:
     return visible(f"{exchange.method} {exchange.scheme}://{exchange.host}{exchange.path}"[:_LONGEST])
 
 
-class _PoolCase:
+def _case(pool: Pool, exchange: Exchange, now: float, dispatch: Dispatch | None = None) -> _PoolCase:
+    marks = exchange.marks
+    asked = replace(exchange, pool=pool.name, marks=dict(marks) if marks is not None else None)
+    return _PoolCase(pool, asked, now, dispatch, pool.strategy or type(pool.selector).__name__)
+
+
+class _PoolCase(msgspec.Struct, eq=False):
     """One exchange in one pool, at one moment."""
 
-    __slots__ = ("_dispatch", "admitted", "exchange", "name", "now", "pool")
-
-    def __init__(self, pool: Pool, exchange: Exchange, now: float, dispatch: Dispatch | None = None) -> None:
-        self.pool = pool
-        self.now = now
-        #: That of a request which is under way.
-        self._dispatch = dispatch
-        self.admitted = dispatch is not None and (dispatch.admitted or dispatch.leaves_queue(now))
-        self.name = pool.strategy or type(pool.selector).__name__
-        self.exchange = copy(exchange)
-        self.exchange.pool = pool.name
-        self.exchange.marks = dict(exchange.marks) if exchange.marks is not None else None
+    pool: Pool
+    #: A copy: what plugins write when they are asked is thrown away.
+    exchange: Exchange
+    now: float
+    #: That of a request which is under way.
+    dispatch: Dispatch | None = None
+    #: Of the strategy.
+    name: str = ""
 
     def verdict(self, share: float) -> PoolVerdict:
         """What the pool would do. `share`: how likely it is to be asked."""
-        pool, known = self.pool, self.pool.members
-        tried = self.exchange.tried
+        pool, exchange, members = self.pool, self.exchange, len(self.pool.members)
+        tried = exchange.tried
         if tried:
-            tried = tuple(e for e in dict.fromkeys(tried) if known.get(e.identity) is e)
+            tried = tuple(e for e in dict.fromkeys(tried) if pool.members.get(e.identity) is e)
         pinned, refuses, affinity = self._affinity()
-        large = self._dispatch is not None and not self.exchange.asks and len(known) > _LARGE
+        large = members > _LARGE and self.dispatch is not None and not exchange.asks
         # Where time alone has changed something, the pool's own lists do not know it yet: once a second at most.
         glances = large and self.now < pool.due
-        lined_up = glance(pool) if glances else line_up(pool, self._key(), self.now)
+        lined_up = glance(pool) if glances else line_up(pool, self._key() if pool.has_key else exchange.key, self.now)
         lined_up = lined_up.without(tried) if tried else lined_up
         affine = pinned is not None or bool(refuses)
-        choices = () if affine else tuple(map(self._choice, lined_up.parts))
+        choices: tuple[Choice, ...] = ()
+        for part in () if affine else lined_up.parts:
+            choices = (*choices, self._choice(part))
         waiting = self._waiting(lined_up, affine, pinned)
         if waiting is not None:
             endpoint, status, decision = "", *_queued(waiting)
@@ -119,12 +125,12 @@ class _PoolCase:
         elif choices:
             status, (endpoint, decision) = None, _chosen(choices, self.name)
         else:
-            endpoint, status, decision = "", 503, f"503: {lined_up.ready_count} of {len(pool.members)} endpoints ready"
+            endpoint, status, decision = "", 503, f"503: {lined_up.ready_count} of {members} endpoints ready"
         return PoolVerdict(
             name=pool.name,
             share=share,
             selection=self.name,
-            members=len(pool.members),
+            members=members,
             ready=lined_up.ready_count,
             in_flight=pool.in_flight,
             decision=decision,
@@ -144,7 +150,7 @@ class _PoolCase:
         pool = self.pool
         if pool.affinity is None:
             return None, "", ""
-        if self._dispatch is not None and self._dispatch.live:
+        if self.dispatch is not None and self.dispatch.live:
             return None, "", "not asked for a hedge"
         if self.exchange.tried:
             return self._tried_before(self.exchange.pinned)
@@ -173,7 +179,7 @@ class _PoolCase:
             reason = ailment(named, self.now) if member else "not in the pool any more"
             return None, "not ready" if pool.on_unready == "refuse" else "", f"{words}: {reason}, so {then}"
         if self._is_full(named):
-            gives_up = self._dispatch is not None and self._dispatch.gives_up(self.now)
+            gives_up = self.dispatch is not None and self.dispatch.gives_up(self.now)
             if not gives_up and pool.queue.waiting < pool.limits.queue:
                 return named, "", f"{words}: full, so it waits for it, and then {then}"
             return None, "full" if pool.on_unready == "refuse" else "", f"{words}: full, so {then}"
@@ -184,33 +190,31 @@ class _PoolCase:
 
     def _key(self) -> int | None:
         """The selector's hash key; it stands in the exchange too, for the scores."""
-        key = getattr(self.pool.selector, "key", None)
-        if key is not None:
-            self.exchange.keyed = True
-            try:
-                found = key(self.exchange)
-            except Exception:
-                found = None
-            # Without a key chance decides, as it does for a request.
-            self.exchange.key = found if isinstance(found, int) else None
+        self.exchange.keyed = True
+        try:
+            found = self.pool.selector.key(self.exchange)  # type: ignore[attr-defined]
+        except Exception:
+            found = None
+        # Without a key chance decides, as it does for a request.
+        self.exchange.key = found if isinstance(found, int) else None
         return self.exchange.key
 
     # Candidates
 
     def _choice(self, part: Part) -> Choice:
-        candidates, count = part.candidates, len(part.candidates)
+        candidates, count, of, usual = part.candidates, len(part.candidates), part.share, self.pool.usual
         shares, failed = self._scores(candidates) if part.scored or count == 1 else ({}, "")
-        if len(shares) < min(count, _MOST):
+        if len(shares) < count and len(shares) < _MOST:
             rest = (endpoint for endpoint in candidates if endpoint not in shares)
             shares |= dict.fromkeys(islice(rest, _MOST - len(shares)))
-        options = tuple([self._option(endpoint, share, part.share) for endpoint, share in shares.items()])
-        return Choice(part.priority, part.share, count, options, part.why, failed)
-
-    def _option(self, endpoint: Endpoint, share: float | None, of: float) -> Option:
-        # Whoever stands in the usual list, and may have more than one request, is neither ill nor on probation.
-        well = endpoint.home is self.pool.usual and endpoint.limit != 1
-        state = "ready" if well else state_at(endpoint, self.now)
-        return Option(endpoint.identity, endpoint.load, endpoint.weight, state, None if share is None else share * of)
+        options = []
+        for endpoint, share in shares.items():
+            # Whoever stands in the usual list, and may have more than one request, is neither ill nor on probation.
+            well = endpoint.home is usual and endpoint.limit != 1
+            state = "ready" if well else state_at(endpoint, self.now)
+            likely = None if share is None else share * of
+            options.append(Option(endpoint.identity, endpoint.load, endpoint.weight, state, likely))
+        return Choice(part.priority, of, count, tuple(options), part.why, failed)
 
     def _scores(self, candidates: Candidates) -> tuple[dict[Endpoint, float | None], str]:
         """What the strategy says of the candidates, if it says anything; and what was wrong with that."""
@@ -222,12 +226,14 @@ class _PoolCase:
             return shares, ""
         try:
             known = set(candidates)
-            for endpoint, share in islice(scores(candidates, self.exchange, _MOST), _MOST):
+            said = scores(candidates, self.exchange, _MOST)
+            # What is no list may have no end.
+            for endpoint, share in said[:_MOST] if type(said) is list else islice(said, _MOST):
                 if endpoint not in known:
                     raise LookupError(f"{endpoint!r} is not a candidate")
-                if not 0 <= share <= 1 + _ROUNDING:
+                if not 0.0 <= share <= _BARELY_OVER:
                     raise ValueError(f"{share!r} is no probability")
-                shares[endpoint] = float(share) if share < 1 else 1.0
+                shares[endpoint] = float(share) if share < 1.0 else 1.0
         except Exception as error:
             return {}, f"{self.name}.scores {_raised(error)}"
         return shares, ""
@@ -236,11 +242,12 @@ class _PoolCase:
 
     def _waiting(self, lined_up: LineUp, affine: bool, pinned: Endpoint | None) -> Waiting | None:
         """Why the request is not sent at once; None if nothing is in its way. `affine`: affinity decides."""
-        pool, limits = self.pool, self.pool.limits
-        if not self.admitted and pool.in_flight >= limits.in_flight:
-            reason = f"the pool's limit of {limits.in_flight:g} requests is reached"
-        elif not self.admitted and pool.queue.tickets:
-            reason = "others wait already"
+        pool, limits, dispatch = self.pool, self.pool.limits, self.dispatch
+        reached = pool.in_flight >= limits.in_flight
+        stops = reached or pool.queue.tickets
+        if stops and (dispatch is None or not (dispatch.admitted or dispatch.leaves_queue(self.now))):
+            others = "others wait already"
+            reason = f"the pool's limit of {limits.in_flight:g} requests is reached" if reached else others
         elif pinned is not None and self._is_full(pinned):
             reason = "the session's server is full"
         elif lined_up.full and not lined_up.parts and not affine:
@@ -251,15 +258,10 @@ class _PoolCase:
         return Waiting(reason, pool.queue.waiting, limits.queue, float(seconds) if seconds < _NEVER else None)
 
     def _retries(self) -> Retries:
-        pool, method = self.pool, self.exchange.method
-        hedges = method in SAFE and pool.retry.attempts > 0
-        return Retries(
-            attempts=pool.retry.attempts,
-            on=pool.retry.words,
-            budget=pool.budget.peek(self.now),
-            only_unsent=method not in IDEMPOTENT,
-            hedge_after=float(pool.hedge_after) if hedges and pool.hedge_after is not None else None,
-        )
+        pool, method, after = self.pool, self.exchange.method, self.pool.hedge_after
+        attempts, on = pool.retry.attempts, pool.retry.words
+        hedge_after = float(after) if after is not None and method in SAFE and attempts > 0 else None
+        return Retries(attempts, on, pool.budget.peek(self.now), method not in IDEMPOTENT, hedge_after)
 
 
 def _queued(waiting: Waiting) -> tuple[int | None, str]:
@@ -273,10 +275,10 @@ def _queued(waiting: Waiting) -> tuple[int | None, str]:
 def _chosen(choices: tuple[Choice, ...], name: str) -> tuple[str, str]:
     """The endpoint if it is certain, else ""; and the decision in words."""
     options = choices[0].options if len(choices) == 1 else [option for choice in choices for option in choice.options]
-    certain = [option.id for option in options if (option.share or 0.0) >= 1 - _ROUNDING]
-    if certain:
-        return certain[0], certain[0]
-    if sum(option.share or 0.0 for option in options) >= 1 - _ROUNDING:
+    for option in options:
+        if option.share is not None and option.share >= _ALMOST_ONE:
+            return option.id, option.id
+    if sum(option.share or 0.0 for option in options) >= _ALMOST_ONE:
         return "", f"one of {sum(1 for option in options if option.share)}, by chance"
     count = sum(choice.count for choice in choices)
     unknown = any(option.share is None for option in options)

@@ -93,10 +93,11 @@ class Budget:
 
     def balance(self, now: float) -> float:
         """Tokens left: what was deposited in the last ten seconds and this second's reserve, less what was taken."""
-        if int(now) != self._second:
-            self._turn(int(now))
-        deposited = self._this + self._deposited
-        return max(0.0, deposited * self.share - self._taken) + self.reserve - self._spent
+        second = int(now)
+        if second != self._second:
+            self._turn(second)
+        left = (self._this + self._deposited) * self.share - self._taken
+        return (left if left > 0.0 else 0.0) + self.reserve - self._spent
 
     def peek(self, now: float) -> float:
         """The same, and nothing is changed: a page that is to be turned is turned in a copy."""

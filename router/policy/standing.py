@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from router.model import Candidates, Endpoint
 from router.policy.health import Health
@@ -37,7 +40,7 @@ _CLOSED = frozenset(REASONS[:2])
 _LARGE = "a large pool: some of its endpoints, without likelihoods"
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True):
     """The candidates of one tier, or of several taken together, and how likely it is that it comes to them."""
 
     priority: int
@@ -94,7 +97,7 @@ class Standing:
         return f"zone {self.kept_zone} alone" if self.kept_zone else ""
 
 
-class LineUp(NamedTuple):
+class LineUp(msgspec.Struct, frozen=True):
     """What a request at this moment would meet."""
 
     #: Where anybody may be left out; none where all can take it.
@@ -107,8 +110,8 @@ class LineUp(NamedTuple):
 
     def without(self, tried: tuple[Endpoint, ...]) -> LineUp:
         """What an exchange meets that has tried some: they are no candidates while there are others."""
-        parts = (part._replace(candidates=part.candidates.without(tried) or part.candidates) for part in self.parts)
-        return self._replace(parts=tuple(parts))
+        parts = (replace(part, candidates=part.candidates.without(tried) or part.candidates) for part in self.parts)
+        return replace(self, parts=tuple(parts))
 
     def left_out(self, now: float, tried: tuple[Endpoint, ...] = ()) -> dict[str, list[Endpoint]]:
         """The endpoints that are no candidates, by one of REASONS and in their order.
@@ -139,9 +142,10 @@ def line_up(pool: Pool, key: int | None, now: float) -> LineUp:
         key: the selector's of this request, None without one: then chance draws the tier.
         now: seconds of the router's clock.
     """
-    if now < pool.due and len(pool.usual) == len(pool.members) > 0:
-        part = Part(pool.tiers[0].priority, 1.0, Candidates(pool.usual), "")
-        return LineUp((), (part,), False, len(pool.usual))
+    usual = pool.usual
+    # Where that list answers all, there is but one tier.
+    if usual and now < pool.due and len(usual) == len(pool.tiers[0].members):
+        return LineUp((), (Part(pool.tiers[0].priority, 1.0, Candidates(usual), ""),), False, len(usual))
     levels: dict[int, list[Endpoint]] = {}
     for endpoint in pool.members.values():
         levels.setdefault(endpoint.spec.priority, []).append(endpoint)
