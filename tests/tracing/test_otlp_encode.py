@@ -198,13 +198,33 @@ def test_what_is_kept_is_bounded() -> None:
     for number in range(2000):
         attributes = (("path", f"/{number}"), ("long", f"{number}" * 300), ("n", number), (f"key {number}", 1))
         encoder.encode([make_span(name=f"name {number}", attributes=attributes)])
-    kept = [len(values) for values in encoder._keys.values()]
-    assert max(kept) <= 256
-    assert len(kept) <= 512
+    for length in range(1500):
+        encoder.encode([make_span(attributes=(("path", "x" * length), (f"text {length}", "x")))])
+    kept = [len(lengths) for lengths in encoder._texts.values()]
+    assert max(kept) == 1024
+    assert len(kept) == 512
     assert len(encoder._names) <= 256
-    assert len(encoder._keys["long"]) == 0
+    assert len(encoder._sizes) <= 4096
     last = make_span(name="name 5000", attributes=(("path", "/5000"), ("key 5000", 1)))
     assert otlp_receiver.spans_of(read(encoder, [last]))[0]["attributes"] == {"path": "/5000", "key 5000": 1}
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+def test_texts_of_any_length(letter: str) -> None:
+    """Lengths around those from which on a number takes one byte more, of the text and of what is around it."""
+    encoder, width = Encoder(RESOURCE, SCOPE), len(letter.encode())
+    for length in (*range(140), *range(16_370, 16_400), 300_000):
+        text = letter * (length // width) + "-" * (length % width)
+        for _ in range(2):  # the second from what it kept
+            compare(encoder, [make_span(attributes=(("key", text), ("n", 1)))])
+
+
+@pytest.mark.parametrize("text", ["", "a", "é", "a" * 500])
+def test_events_with_and_without_attributes(text: str) -> None:
+    events = (Event(NOW, text), Event(NOW + 1, text, ((text or "key", text),)), Event(NOW + 2, text))
+    encoder = Encoder(RESOURCE, SCOPE)
+    for _ in range(2):
+        compare(encoder, [make_span(events=events)])
 
 
 def test_what_spans_share_is_encoded_once_and_stands_in_each() -> None:

@@ -201,22 +201,52 @@ def test_room_comes_back_with_what_is_sent() -> None:
     assert sender.dropped == 0
 
 
-def test_sizes_are_not_less_than_the_memory_that_spans_take() -> None:
-    def make(number: int) -> Span:
-        ids = f"{number:032x}", f"{number:016x}", f"{-number:016x}"
-        texts = tuple((f"key {key}", f"value {number} {key} " + "é" * key) for key in range(12))
-        events = (Event(10**18 + number, "queued"), Event(10**18 - number, "left queue", (("lb.seconds", number / 7),)))
-        attributes = (*texts, ("n", 10**6 + number))
-        return Span(*ids, "GET", "server", 10**18, 10**18, attributes, events)
+def _with(*attributes: tuple[str, Any], events: tuple[Event, ...] = (), state: str = "", number: int = 0) -> Span:
+    ids = f"{number:032x}", f"{number:016x}", f"{-number:016x}"
+    common = (("key", "value"),) * 11
+    times = 10**18 + number, 10**18 + number + 1
+    return Span(*ids, "GET", "server", *times, (*common, *attributes), events, None, False, state, common)
 
+
+SHAPES: dict[str, Callable[[int], Span]] = {
+    "bare": lambda n: _with(number=n),
+    "usual": lambda n: _with(*((f"key {key}", f"value {n} {key} " * 3) for key in range(8)), number=n),
+    "numbers": lambda n: _with(*((f"key {key}", 10**6 + 12 * n + key) for key in range(12)), number=n),
+    "long": lambda n: _with(("path", f"{n:08192}"), number=n),
+    "short, four bytes a character": lambda n: _with(
+        *((f"key {key}", f"{n} {key}" + "\U0001f600" * 12) for key in range(8)), number=n
+    ),
+    "two bytes a character": lambda n: _with(("path", f"{n}" + "\u3042" * 1000), number=n),
+    "one that makes all others wide": lambda n: _with(("path", f"{n:02000}\U0001f600"), number=n),
+    "state": lambda n: _with(state=f"{n:0512}", number=n),
+    "events": lambda n: _with(events=tuple(Event(10**18 + 50 * n + at, "queued") for at in range(50)), number=n),
+    "events that say more": lambda n: _with(
+        events=tuple(
+            Event(10**18 + 50 * n + at, "retry", (("lb.seconds", n / (at + 7)), ("lb.reason", f"{n:0300} {at}")))
+            for at in range(50)
+        ),
+        number=n,
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
+def test_sizes_are_about_the_memory_that_spans_take(make: Callable[[int], Span]) -> None:
+    make(0)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        spans = [make(number) for number in range(500)]
+        spans = [make(number) for number in range(1000, 1200)]
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert taken * 0.8 < size_of(spans) < taken * 2
+    assert taken * 0.8 < size_of(spans) < taken * 1.6
+
+
+def test_what_spans_share_is_not_counted() -> None:
+    common = (("key", "value" * 1000),)
+    alone, shared = (Span(TRACE, "1" * 16, "", "x", "server", 1, 2, common, common=own) for own in ((), common))
+    assert size_of([alone]) > 5000 > size_of([shared])
 
 
 # An exporter that is away, or refuses.
