@@ -211,8 +211,7 @@ class Attempt(msgspec.Struct, eq=False):
     whole: bool = True
     head_at: float | None = None
     status: int = 0
-    #: Set once the outcome is decided: at the head for a failing one, else when the lease closes.
-    final: Outcome | None = None
+    _final: Outcome | None = None
     #: Whether it was begun beside a slow one that was still under way.
     hedge: bool = False
     #: When the lease closed.
@@ -221,6 +220,20 @@ class Attempt(msgspec.Struct, eq=False):
     passed_on: bool = False
     #: Why it went to this endpoint, where the client or an observer wanted to know.
     explained: Explanation | None = None
+
+    @property
+    def final(self) -> Outcome | None:
+        """What it came to: decided at the head for a failing one, else when the lease closes; None until then."""
+        found = self._final
+        if found is None and not self.open:
+            # Nobody wants to know of most successes.
+            elapsed = None if self.head_at is None else self.head_at - self.sent_at
+            found = self._final = Outcome("success", elapsed=elapsed, status=self.status)
+        return found
+
+    @final.setter
+    def final(self, outcome: Outcome) -> None:
+        self._final = outcome
 
     def __repr__(self) -> str:
         state = "open" if self.open else "closed"

@@ -43,7 +43,7 @@ class Observers:
         muted: name -> reason, of those that raised.
     """
 
-    __slots__ = ("_names", "_observers", "_only", "_silenced", "enabled", "muted")
+    __slots__ = ("_late", "_names", "_observers", "_only", "_silenced", "enabled", "muted")
 
     def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
         self._observers = tuple(observers)
@@ -69,6 +69,8 @@ class Observers:
         self.enabled = bool(self._observers)
         #: The one observer, if it vouches for its lines: most routers have no other.
         self._only: Any = self._observers[0] if [*map(_vouches, self._observers)] == [True] else None
+        #: Its last AtEnd, as one object serves for most requests; and what that comes to.
+        self._late: tuple[AtEnd | None, Heard] = (None, (None, []))
 
     def request_started(self, exchange: Exchange) -> Heard | None:
         """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""
@@ -83,8 +85,13 @@ class Observers:
             return None
         if token is None:
             return None
+        if token is self._late[0]:
+            return self._late[1]
         heard = [(only, token)]
-        return (None if isinstance(token, AtEnd) else heard), heard
+        if isinstance(token, AtEnd):
+            self._late = token, (None, heard)
+            return self._late[1]
+        return heard, heard
 
     def _told_all(self, exchange: Exchange) -> Heard | None:
         """The same with several, or with one whose changes are looked through."""

@@ -42,11 +42,12 @@ LAYERS = [
     Layer("router", "", IO),
     Layer(
         "router.policy router.policy.fields router.policy.normal router.policy.forwarded router.policy.targets"
-        " router.policy.limits router.policy.plain router.policy.slowstart router.policy.quantiles"
-        " router.policy.adaptive router.policy.cookies",
+        " router.policy.limits router.policy.slowstart router.policy.quantiles router.policy.adaptive"
+        " router.policy.cookies",
         "",
         IMPURE,
     ),
+    Layer("router.policy.plain", "msgspec", IMPURE),
     Layer("router.policy.rewriting", "", IMPURE),
     Layer(
         "router.policy.answering router.policy.routes router.policy.health router.policy.retry router.policy.headers",
@@ -63,8 +64,9 @@ LAYERS = [
     Layer("router.policy.admission", "msgspec", IMPURE),
     Layer("router.policy.dispatch", "msgspec", IMPURE),
     Layer("router.policy.table", "", IMPURE),
-    Layer("router.policy.destination router.policy.standing", "", IMPURE),
-    Layer("router.policy.explaining", "", IMPURE),
+    Layer("router.policy.destination", "", IMPURE),
+    Layer("router.policy.standing", "msgspec", IMPURE),
+    Layer("router.policy.explaining", "msgspec", IMPURE),
     Layer("router.prepare", "", IO),
     Layer("router.net router.net.*", "msgspec aiohttp"),
     Layer("router.securing", "cryptography"),

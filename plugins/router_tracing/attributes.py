@@ -6,7 +6,6 @@ Attributes follow OpenTelemetry's stable semantic conventions for HTTP; the rout
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 from router import Attempt, Exchange
@@ -69,22 +68,19 @@ class Recorder:
             remote: whether the parent stands in another process. state: tracestate. kept: why, if by a rule.
         """
         trace_id, span_id, _ = place
-
-        def at(seconds: float) -> int:
-            return int((seconds + offset) * 1e9)
-
-        shown, failure = self._target(exchange.target), _failure(exchange, error)
+        shown, failure = self._target(exchange.target), None
+        if error is not None or exchange.status >= 500:
+            failure = _failure(exchange, error)
         name, common, _ = self._route(exchange)
         own = self._of_request(exchange, error, kept, shown)
         if failure is not None:
             own.append(("error.type", failure))
-        events = [Event(at(note.at), note.name, facts) for note, facts in _noted(exchange)] if exchange.notes else []
-        if error is not None and getattr(error, "kind", "") == "client_gone":
-            events.append(Event(at(now), "client left"))
-        times, said = (at(exchange.started), at(now)), _described(failure)
-        found = [Span(*place, name, "server", *times, (*common, *own), tuple(events), said, remote, state, common)]
+        begun, over = int((exchange.started + offset) * 1e9), int((now + offset) * 1e9)
+        events = _events(exchange, error, offset, over) if exchange.notes or error is not None else ()
+        said = _described(failure)
+        found = [Span(*place, name, "server", begun, over, (*common, *own), events, said, remote, state, common)]
         for attempt, child in zip(exchange.attempts, children, strict=False):
-            found.append(self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, at, now, shown))
+            found.append(self._of_attempt(exchange, attempt, (trace_id, child, span_id), state, offset, over, shown))
         return tuple(found)
 
     def _route(self, exchange: Exchange) -> Shared:
@@ -93,9 +89,13 @@ class Recorder:
         route = exchange.route.name if exchange.route is not None else ""
         if len(host) > _LONGEST_HOST or len(method) > _LONGEST_METHOD:
             host, method = host[:_LONGEST_HOST], method[:_LONGEST_METHOD]
-        answered = next((attempt.endpoint.identity for attempt in exchange.attempts if attempt.passed_on), "")
+        answered = ""
+        for attempt in exchange.attempts:
+            if attempt.passed_on:
+                answered = attempt.endpoint.identity
+        scheme = _scheme(exchange) if exchange.trusted else exchange.scheme
         key = (
-            method, _scheme(exchange), host, exchange.version, exchange.listener, route, exchange.pool, answered,
+            method, scheme, host, exchange.version, exchange.listener, route, exchange.pool, answered,
             exchange.status, len(exchange.tried),
         )  # fmt: skip
         return self._common.get(key) or self._keep(key, of_request(*key))
@@ -129,30 +129,38 @@ class Recorder:
         attempt: Attempt,
         place: tuple[str, str, str],
         state: str,
-        at: Callable[[float], int],
-        now: float,
+        offset: float,
+        over: int,
         shown: tuple[str, str],
     ) -> Span:
-        endpoint, outcome, method = attempt.endpoint, attempt.final, exchange.method[:_LONGEST_METHOD]
+        endpoint, outcome, method = attempt.endpoint, attempt.final, exchange.method
+        if len(method) > _LONGEST_METHOD:
+            method = method[:_LONGEST_METHOD]
         result = outcome.result if outcome is not None else ""
         key = (method, endpoint.spec.url, endpoint.identity, attempt.number, attempt.hedge, attempt.status, result)
         name, common, base = self._common.get(key) or self._keep(key, of_attempt(*key))
         path, query = self._target(exchange.rewritten) if exchange.rewritten else shown
         base = base or f"http://{exchange.host[:_LONGEST_HOST]}"
-        url = f"{base}{path}?{query}"[: 2 * self._longest] if query else f"{base}{path}"
-        own: Pairs = [("url.full", url)]
-        failure = _call_failure(attempt)
+        url = f"{base}{path}?{query}" if query else f"{base}{path}"
+        own: Pairs = [("url.full", url if len(url) <= 2 * self._longest else url[: 2 * self._longest])]
+        failure = None
+        if result != "success" or attempt.status >= 400:
+            failure = _call_failure(attempt)
         if failure is not None:
             own.append(("error.type", failure))
         if outcome is not None and result == "failure":
             own.append(("lb.cause", outcome.cause))
         if attempt.explained is not None:
             own.append(("lb.explain", attempt.explained.text(_LONGEST_EXPLAINED)))
-        events = (Event(at(attempt.sent_at), "sent"),) if attempt.sent_at else ()
+        events: list[Event] = []
+        if attempt.sent_at:
+            events.append(Event(int((attempt.sent_at + offset) * 1e9), "sent"))
         if attempt.head_at:
-            events = (*events, Event(at(attempt.head_at), "head"))
-        times, said = (at(attempt.started), at(attempt.ended_at or now)), _described(failure)
-        return Span(*place, name, "client", *times, (*common, *own), events, said, False, state, common)
+            events.append(Event(int((attempt.head_at + offset) * 1e9), "head"))
+        begun = int((attempt.started + offset) * 1e9)
+        ended = int((attempt.ended_at + offset) * 1e9) if attempt.ended_at else over
+        said = _described(failure)
+        return Span(*place, name, "client", begun, ended, (*common, *own), tuple(events), said, False, state, common)
 
     def _keep(self, key: tuple[Any, ...], made: Shared) -> Shared:
         if len(self._common) >= _MOST_COMMON:
@@ -171,17 +179,19 @@ class Recorder:
 
     def _target(self, target: str) -> tuple[str, str]:
         """Path, and query as it may be shown."""
-        path, mark, query = target.partition("?")
-        return self._text(path), self._shown(query) if mark else ""
+        path, _, query = target.partition("?")
+        return self._text(path), self._shown(query) if query else ""
 
     def _shown(self, query: str) -> str:
         if self._query == "keep":
             return self._text(query)
-        if self._query == "drop" or not query:
+        if self._query == "drop":
             return ""
-        # What has no value may be a secret itself, "=" at its end or not: only the name of a value is shown.
-        names = [part.partition("=") for part in query[: self._longest].split("&")]
-        shown = [f"{name}={_REDACTED}" if value.strip("=") else name and _REDACTED for name, _, value in names]
+        shown = []
+        for part in query[: self._longest].split("&"):
+            # What has no value may be a secret itself, "=" at its end or not: only the name of a value is shown.
+            name, _, value = part.partition("=")
+            shown.append(f"{name}={_REDACTED}" if value.strip("=") else name and _REDACTED)
         return self._text("&".join(shown))
 
 
@@ -195,8 +205,8 @@ def _agent(head: bytes) -> bytes:
 
 
 def _scheme(exchange: Exchange) -> str:
-    """That of the client, as far as it is known."""
-    said = exchange.header("X-Forwarded-Proto") if exchange.trusted else None
+    """That of a trusted proxy's client, as far as it is known."""
+    said = exchange.header("X-Forwarded-Proto")
     return said if said in PORTS else exchange.scheme
 
 
@@ -229,9 +239,9 @@ def _affinity(exchange: Exchange) -> str:
     return f"pinned to {exchange.pinned.identity}" if exchange.pinned is not None else ""
 
 
-def _noted(exchange: Exchange) -> Any:
-    """What was out of the ordinary, and the attributes of each; how long it waited stands where it left the queue."""
-    queued = exchange.started
+def _events(exchange: Exchange, error: Exception | None, offset: float, over: int) -> tuple[Event, ...]:
+    """What was out of the ordinary; how long it waited stands where it left the queue."""
+    queued, events = exchange.started, []
     for note in exchange.notes:
         facts: Pairs = []
         if note.reason:
@@ -242,4 +252,7 @@ def _noted(exchange: Exchange) -> Any:
             queued = note.at
         elif note.name == "left queue":
             facts.append(("lb.seconds", note.at - queued))
-        yield note, tuple(facts)
+        events.append(Event(int((note.at + offset) * 1e9), note.name, tuple(facts)))
+    if getattr(error, "kind", "") == "client_gone":
+        events.append(Event(over, "client left"))
+    return tuple(events)

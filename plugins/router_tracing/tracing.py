@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from random import Random
 from typing import Any
 
 from router import AtEnd, Attempt, Control, Endpoint, Exchange, Outcome, Tools
@@ -35,18 +34,17 @@ _LAST = 4.0
 _SHOWN_AFTER = 0.2
 
 
-#: Ids have to differ, not to be secret; drawing them from the system costs as much as making a span.
-_bits = Random(os.urandom(32)).getrandbits
+#: Span ids that nobody has yet, drawn from the system many at a time.
+_fresh: list[str] = []
+_FRESH = 256
 
 
 def new_span_id() -> str:
     """16 digits, not all of them 0."""
-    return f"{_bits(64) or 1:016x}"
-
-
-def span_id_of(trace_id: str) -> str:
-    """That of a request which is not recorded, and began its trace; it never is all 0, whatever the trace id."""
-    return f"{trace_id[:15]}1"
+    if not _fresh:
+        drawn = os.urandom(8 * _FRESH).hex()
+        _fresh.extend(f"{drawn[at : at + 15]}{int(drawn[at + 15], 16) or 1:x}" for at in range(0, len(drawn), 16))
+    return _fresh.pop()
 
 
 class _Recorded:
@@ -65,7 +63,7 @@ class _Recorded:
 class _Perhaps(AtEnd):
     """An exchange that a rule may keep at its end.
 
-    `span_id`: what went on names this span; "" where that is `span_id_of` the trace, or names none of ours.
+    `span_id`: what went on names this span; "" where that is the observer's own, or names none of ours.
     """
 
     __slots__ = ("parent", "span_id")
@@ -95,13 +93,17 @@ class Tracing:
         self._sampler = Sampler(_DEFAULT_RATIO if sampling is None else sampling, parent_based=parent_based)
         self._below = self._sampler.below
         self._keep = Keep.read(options.keep)
+        self._slower = self._keep.slower
         self._unrecorded = _PERHAPS if self._keep else None
         names = options.propagators if options.propagators is not None else environment.propagators
         self._contexts = Contexts(("tracecontext",) if names is None else names)
         self._hint = self._contexts.hint
-        #: What stands for heads without a context's field, by its id; as long as it is kept, nothing else has that id.
-        self._bare: dict[int, object] = {}
-        self._plain = self._contexts.fields == Contexts(("tracecontext",)).fields
+        #: What stands for heads without a context's field.
+        self._bare: set[object] = set()
+        #: The span of every request that is not recorded and began its trace. One id will do, as none of these traces
+        #: has two of them; and around the trace id, what is sent to endpoints instead.
+        self._own = new_span_id()
+        self._around = self._contexts.lines("\0", self._own, sampled=False).decode().split("\0")
         self._parents = options.parent
         self._recorder = Recorder(options.query, environment.value_limit)
         self._clock = tools.clock
@@ -154,16 +156,13 @@ class Tracing:
     # What the core tells
 
     def request_started(self, exchange: Exchange) -> Any:
-        if exchange.trace_id or id(exchange.alike) not in self._bare:
+        if exchange.trace_id or exchange.alike not in self._bare:
             return self._looked_at(exchange)
         trace_id = exchange.trace_id = exchange.id
-        if trace_id[16:] < self._below:
+        # One digit tells of most that they are not recorded.
+        if trace_id[16] <= self._below[0] and trace_id[16:] < self._below:
             return _Recorded(trace_id, None)
-        if self._plain:
-            # As span_id_of has it.
-            exchange.added += f"traceparent: 00-{trace_id}-{trace_id[:15]}1-00\r\n".encode()
-        else:
-            exchange.added += self._contexts.lines(trace_id, span_id_of(trace_id), sampled=False)
+        exchange.added += trace_id.join(self._around).encode()
         return self._unrecorded
 
     def _looked_at(self, exchange: Exchange) -> Any:
@@ -173,21 +172,21 @@ class Tracing:
         if exchange.alike is not None and not self._hint(exchange.head):
             if len(self._bare) >= _MOST_BARE:
                 self._bare.clear()
-            self._bare[id(exchange.alike)] = exchange.alike
+            self._bare.add(exchange.alike)
             return self.request_started(exchange)
         believed = self._parents == "honour" or (self._parents == "trusted" and exchange.trusted)
         parent = self._contexts.read(exchange.head) if believed else None
         if parent is not None:
             trace_id = parent.trace_id
         else:
-            trace_id = f"{_bits(128) or 1:032x}" if exchange.named else exchange.id
+            trace_id = new_span_id() + new_span_id() if exchange.named else exchange.id
         exchange.trace_id = trace_id
         records, span_id = self._sampler.records(trace_id, parent), ""
         if records or parent is None or parent.sampled is not False:
             # What goes on says this, and nothing besides.
             exchange.dropped += self._contexts.replaced if parent is not None else self._contexts.fields
             if not records:
-                span_id = span_id_of(trace_id) if parent is None else new_span_id()
+                span_id = self._own if parent is None else new_span_id()
                 exchange.added += self._contexts.lines(trace_id, span_id, sampled=False)
         return self._token(trace_id, parent, span_id, records=records)
 
@@ -215,10 +214,7 @@ class Tracing:
         while len(token.children) <= attempt.number:
             token.children.append(new_span_id())
         child = token.children[attempt.number]
-        if self._plain:
-            headers.append((b"traceparent", f"00-{token.trace_id}-{child}-01".encode()))
-        else:
-            headers += self._contexts.write(token.trace_id, child, sampled=True)
+        headers += self._contexts.write(token.trace_id, child, sampled=True)
 
     def attempt_ended(self, token: _Recorded, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
         pass
@@ -226,8 +222,8 @@ class Tracing:
     def request_ended(self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None) -> None:
         now, kept = self._clock(), ""
         if type(token) is not _Recorded:
-            usual = error is None and exchange.status < 500 and len(exchange.tried) < 2
-            if usual and now - exchange.started <= self._keep.slower:
+            quick = now - exchange.started <= self._slower
+            if quick and error is None and exchange.status < 500 and len(exchange.tried) < 2:
                 return
             kept = kept_because(self._keep, exchange, error, now)
             if not kept:
@@ -253,8 +249,7 @@ class Tracing:
         if isinstance(token, _Recorded):
             span_id, children = token.span_id, token.children
         else:
-            ours = span_id_of(trace_id) if parent is None else new_span_id()
-            span_id, children = token.span_id or ours, []
+            span_id, children = token.span_id or (self._own if parent is None else new_span_id()), []
         children += [new_span_id() for _ in exchange.attempts[len(children) :]]
         parent_id, state = (parent.span_id, parent.state) if parent is not None else ("", "")
         spans = self._recorder.spans(

@@ -10,7 +10,7 @@ from router.errors import BadRequest, BodyTooLarge, InternalError, NoRoute, Rout
 from router.explanation import Explanation
 from router.net.ask import Ask
 from router.net.filtering import run_filters
-from router.observe import Observers, Tokens
+from router.observe import Tokens
 from router.policy.dispatch import Dispatch
 from router.policy.headers import without_fields
 from router.policy.pool import Pool
@@ -33,7 +33,14 @@ class Entry(Ask, eq=False):
         """Finds the route; then filters, then the pool."""
         runtime, exchange = self._runtime, self.exchange
         if runtime.observers.enabled:
-            self._begin_observed(runtime.observers)
+            heard = runtime.observers.request_started(exchange)
+            if heard is not None:
+                self._tokens, self._listeners = heard
+            if exchange.dropped:
+                self._given = without_fields(self._given, exchange.dropped)
+                exchange.cookie_at = 0
+            if exchange.added:
+                self._vouched = exchange.added + self._vouched
         try:
             route: Route | None = runtime.table.routes.match(exchange)
         except ValueError as error:
@@ -53,17 +60,6 @@ class Entry(Ask, eq=False):
             self._filtering = runtime.loop.create_task(self._filter(route))
         else:
             self._act(route)
-
-    def _begin_observed(self, observers: Observers) -> None:
-        exchange = self.exchange
-        heard = observers.request_started(exchange)
-        if heard is not None:
-            self._tokens, self._listeners = heard
-        if exchange.dropped:
-            self._given = without_fields(self._given, exchange.dropped)
-            exchange.cookie_at = 0
-        if exchange.added:
-            self._vouched = exchange.added + self._vouched
 
     async def _filter(self, route: Route) -> None:
         result = await run_filters(route.filters, self.exchange)

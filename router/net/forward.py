@@ -233,7 +233,7 @@ class Forward(Entry, eq=False):
         self._conns.remove(conn)
         dispatch = self._dispatch
         dispatch.ended(conn.attempt, None, now)
-        if self._listeners is not None:
+        if self._tokens is not None:
             self._tell_ended(conn.attempt)
         if dispatch.live or self._timer is not None:
             self._close(None, now)
@@ -241,7 +241,7 @@ class Forward(Entry, eq=False):
         self._over = True
         dispatch.close(now)
         if self._listeners is not None:
-            self._tell_over(None)
+            self._runtime.observers.request_ended(self._listeners, self.exchange, None)
         if dispatch.pool.queue.waiting:
             wake(dispatch.pool, now)
         closes = self.closes or (self.has_body and self._client.body is not None)

@@ -27,7 +27,7 @@ _FAILING = frozenset({500, 502, 503, 504})
 
 
 class Dispatch(Admission, eq=False):
-    """One exchange's way through its pool. `tell`: whether outcomes are wanted even if the pool has no use for them."""
+    """One exchange's way through its pool."""
 
     #: Attempts whose lease is open.
     live: list[Attempt] = []
@@ -176,7 +176,7 @@ class Dispatch(Admission, eq=False):
             if not self.live:
                 self._note_retry(endpoint, now)
         if self.tell:
-            exchange.attempts = (*exchange.attempts, attempt)
+            exchange.attempts = (*exchange.attempts, attempt) if self._tries else (attempt,)
         self._tries += 1
         exchange.tried = (*exchange.tried, endpoint) if exchange.tried else (endpoint,)
         self.live.append(attempt)
@@ -262,15 +262,13 @@ class Dispatch(Admission, eq=False):
             return
         attempt.open = False
         attempt.ended_at = now
+        if error is not None and attempt._final is None:
+            attempt._final = outcome_of(attempt, error, now)
         self.live.remove(attempt)
         pool = self.pool
         pool.release(attempt.endpoint, now)
-        listens = pool.listens or attempt.endpoint.limit == 1
-        if self.tell or listens:
-            if attempt.final is None:
-                attempt.final = outcome_of(attempt, error, now)
-            if listens:
-                pool.told(attempt.endpoint, attempt.final, now)
+        if (pool.listens or attempt.endpoint.limit == 1) and (outcome := attempt.final) is not None:
+            pool.told(attempt.endpoint, outcome, now)
 
     def close(self, now: float) -> None:
         """The exchange is over. Whatever is still open closes as neutral. A second call does nothing."""

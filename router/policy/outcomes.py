@@ -20,12 +20,10 @@ def answer(error: RouterError) -> Answer:
     return Answer(error.status, error)
 
 
-def outcome_of(attempt: Attempt, error: RouterError | None, now: float) -> Outcome:
-    """What an attempt came to that ended in this way."""
+def outcome_of(attempt: Attempt, error: RouterError, now: float) -> Outcome:
+    """What an attempt came to that ended with an error."""
     head_at = attempt.head_at
     elapsed = None if head_at is None else head_at - attempt.sent_at
-    if error is None:
-        return Outcome("success", "", True, elapsed, attempt.status)
     if not attempt.whole:
         # The time that the client took to send its request is none of the endpoint's.
         elapsed = None

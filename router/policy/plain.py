@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from router.policy.fields import (
     CODING,
@@ -68,8 +70,8 @@ _VALUES = {
 _ODD = frozenset({b"sec-websocket-key1", b"proxy-connection"})
 
 
-class Shape(NamedTuple):
-    """One sequence of names. Numbers are groups of the match, 0 for none."""
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """One sequence of names, equal to none but itself. Numbers are groups of the match, 0 for none."""
 
     match: Callable[[bytes], re.Match[bytes] | None]
     host: int = 0
@@ -188,7 +190,8 @@ class PlainRequests(_Shapes):
         match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
             return None
-        _, host, length, _, close, dropped, _, _, cookie = sender.shape
+        shape = sender.shape
+        host, length, close, dropped, cookie = shape.host, shape.length, shape.close, shape.dropped, shape.cookie
         if not host:
             return None
         at = match.start(cookie) if cookie else 0
@@ -214,9 +217,10 @@ class PlainResponses(_Shapes):
         match = sender.shape.match(head) or self._other(head, sender)
         if match is None:
             return None
-        _, _, length, chunked, close, dropped, has_date, has_id, _ = sender.shape
-        for group in dropped:
+        shape = sender.shape
+        length, close = shape.length, shape.close
+        for group in shape.dropped:
             start, end = match.span(group)
             head = head[:start] + head[end:]
-        size = int(match[length]) if length else BODY_CHUNKED if chunked else BODY_TO_END
-        return int(match[1]), size, head, bool(close and match[close]), has_date, has_id
+        size = int(match[length]) if length else BODY_CHUNKED if shape.chunked else BODY_TO_END
+        return int(match[1]), size, head, bool(close and match[close]), shape.has_date, shape.has_id

@@ -108,17 +108,20 @@ def test_an_exchange_closed_before_it_began_leaves_nothing(build: Build, now: fl
     assert idle(pool)
 
 
-def test_outcomes_are_made_only_for_those_who_want_them(build: Build, now: float, scripted: Any) -> None:
-    def final(pool: Pool, **kwargs: Any) -> object:
+def test_an_attempts_outcome_is_there_for_all_who_ask(build: Build, now: float, scripted: Any) -> None:
+    def final(pool: Pool, error: RouterError | None = None, **kwargs: Any) -> object:
         dispatch = start(pool, **kwargs)
         attempt = sent(dispatch, now)
         dispatch.head(attempt, 200, now)
-        dispatch.ended(attempt, None, now)
-        return attempt.final
+        assert attempt.final is None
+        dispatch.ended(attempt, error, now)
+        assert attempt.final is not None
+        return attempt.final.result, attempt.final.status
 
-    assert final(build(1)) is None
-    assert final(build(1), tell=True) is not None
-    assert final(build(1, detectors=[scripted])) is not None
+    for pool in (build(1), build(1, detectors=[scripted])):
+        for tell in (False, True):
+            assert final(pool, tell=tell) == ("success", 200)
+            assert final(pool, ClientGone(), tell=tell) == ("neutral", 200)
 
 
 def test_the_attempts_time_is_bounded_by_deadline_and_settings(build: Build, now: float) -> None:
