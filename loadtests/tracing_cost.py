@@ -2,9 +2,13 @@
 
 wrk sends, nginx plays the servers. CPU is measured in turns, so that whatever else the machine does befalls all alike,
 and from the end of one turn to the end of the next, so that what is sent to the receiver later counts too.
+
+Two processes of the very same router differ by some percent for as long as they live, by where their memory happens to
+lie. So all are started anew for each of several sittings; and one more without tracing tells what is left of that.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +28,14 @@ from tls_cost import in_turns
 from tracing_house import Collector, Den, Pace, observer
 from tracing_report import Figure
 
-#: Clients, each with one connection; seconds of a turn.
-CLIENTS, SECONDS = 64, 1
+#: Clients, each with one connection; seconds of a turn; how often all routers are started.
+CLIENTS, SECONDS, SITTINGS = 64, 1, 5
 #: More spans than an exporter sends at once.
 BATCH = 600
 PATH = "/?page=2&sort=price"
 AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-ABSENT, SAMPLED, KEPT, ALWAYS = "absent", "ratio 0.01", "ratio 0.01 with keep", "100 %"
+ABSENT, AGAIN = "absent", "absent again"
+SAMPLED, KEPT, ALWAYS = "ratio 0.01", "ratio 0.01 with keep", "100 %"
 #: What must hold of each, beside the router without tracing.
 FIGURES = {
     SAMPLED: Figure(SAMPLED, 1.08, 1.04),
@@ -48,13 +53,37 @@ class Target(NamedTuple):
     collector: Collector | None
 
 
+class Tally(NamedTuple):
+    """What all sittings came to: µs per request of each turn; and requests, spans and words about lost ones in all."""
+
+    cpu: dict[str, list[float]]
+    requests: Counter[str]
+    spans: Counter[str]
+    log: list[str]
+
+
 def play_cost(den: Den, pace: Pace) -> Result:
     bench_rounds.need("wrk", "wrk")
-    ports = nginx(den)
-    script = _script(den.folder)
-    targets = {name: _start(den, name, ports) for name in (ABSENT, *FIGURES)}
-    cpu: dict[str, list[float]] = {name: [] for name in targets}
-    requests = dict.fromkeys(targets, 0)
+    ports, script = nginx(den), _script(den.folder)
+    tally = Tally({name: [] for name in (ABSENT, AGAIN, *FIGURES)}, Counter(), Counter(), [])
+    sittings = min(SITTINGS, pace.turns // 3)
+    for sitting in range(sittings):
+        targets = {name: _start(den, name, ports, sitting) for name in tally.cpu}
+        _sit(targets, den, pace.turns // sittings, script, tally)
+        for target in targets.values():
+            den.fleet.end(target.up.process)
+            if target.collector is not None:
+                target.collector.end()
+    cpu, requests, spans = tally.cpu, tally.requests, tally.spans
+    verdicts = [must.cheap(figure, cpu[name], cpu[ABSENT]) for name, figure in FIGURES.items()]
+    verdicts.append(must.off_by(cpu[AGAIN], cpu[ABSENT]))
+    verdicts += [must.drawn(name, requests[name], spans[name]) for name in (SAMPLED, KEPT)]
+    verdicts.append(must.complete(ALWAYS, requests[ALWAYS], spans[ALWAYS], tally.log))
+    return Result("cost", "", {"cpu_us": cpu, "requests": requests, "spans": spans}, verdicts)
+
+
+def _sit(targets: dict[str, Target], den: Den, turns: int, script: str, tally: Tally) -> None:
+    requests: Counter[str] = Counter()
     last: dict[str, Usage] = {}
 
     def one(name: str, counted: bool) -> None:
@@ -67,16 +96,16 @@ def play_cost(den: Den, pace: Pace) -> Result:
             target.collector.settled(2 * requests[name] - BATCH)
         now = usage(target.up.process.session)
         if counted:
-            cpu[name].append(cpu_seconds(last[name], now) / made * 1e6)
+            tally.cpu[name].append(cpu_seconds(last[name], now) / made * 1e6)
         last[name] = now
 
-    in_turns(pace.turns, list(targets), one)
-    spans = {name: target.collector.settled().spans for name, target in targets.items() if target.collector}
-    verdicts = [must.cheap(figure, cpu[name], cpu[ABSENT]) for name, figure in FIGURES.items()]
-    verdicts += [must.drawn(name, requests[name], spans[name]) for name in (SAMPLED, KEPT)]
-    log = targets[ALWAYS].up.process.output().splitlines()
-    verdicts.append(must.complete(ALWAYS, requests[ALWAYS], spans[ALWAYS], log))
-    return Result("cost", "", {"cpu_us": cpu, "requests": requests, "spans": spans}, verdicts)
+    in_turns(turns, list(targets), one)
+    tally.requests.update(requests)
+    collectors = {name: each.collector for name, each in targets.items() if each.collector}
+    # Nobody else has anything left to send then.
+    collectors[ALWAYS].settled()
+    tally.spans.update({name: collector.told().spans for name, collector in collectors.items()})
+    tally.log.extend(targets[ALWAYS].up.process.output().splitlines())
 
 
 def nginx(den: Den) -> tuple[int, ...]:
@@ -122,9 +151,9 @@ def _script(folder: Path) -> str:
     return str(file)
 
 
-def _start(den: Den, name: str, ports: tuple[int, ...]) -> Target:
+def _start(den: Den, name: str, ports: tuple[int, ...], sitting: int) -> Target:
     """Starts one of several routers that differ in nothing but whether and how they are traced."""
-    label = name.replace(" ", "-").replace("%", "percent")
+    label = f"{name.replace(' ', '-').replace('%', 'percent')}-{sitting}"
     collector = den.collector(f"receiver-{label}", keep=False) if name in _OPTIONS else None
     port, more = free_ports(1)[0], ""
     if collector:
