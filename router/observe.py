@@ -27,6 +27,7 @@ Heard = tuple[Tokens | None, Tokens]
 _LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n").fullmatch
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [\t -~\x80-\xff]*+\r\n)*").fullmatch
 
+_NEVER = float("inf")
 _BROKEN = re.compile(rb"[\r\n\0]").search
 _BYTES = {bytes}
 
@@ -136,22 +137,29 @@ class Observers:
         self, tokens: Tokens, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
     ) -> None:
         """Each observer may append request headers; what is no header at all is taken back, and its author muted."""
-        for observer, token in self._listening(tokens):
-            before = list(headers)
+        for observer, token in self._listening(tokens) if self._silenced else tokens:
+            before = headers.copy()
             try:
                 observer.attempt_started(token, exchange, attempt, headers)
-                if not _vouches(observer):
+                if observer is not self._only and not _vouches(observer):
                     _check_appended(before, headers)
             except Exception as error:
                 headers[:] = before
                 self._mute(observer, "attempt_started", error)
 
     def attempt_ended(self, tokens: Tokens, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
-        for observer, token in self._listening(tokens):
-            self._tell(observer, "attempt_ended", observer.attempt_ended, token, exchange, attempt, outcome)
-
-    def request_ended(self, tokens: Tokens, exchange: Exchange, error: Exception | None) -> None:
         for observer, token in self._listening(tokens) if self._silenced else tokens:
+            try:
+                observer.attempt_ended(token, exchange, attempt, outcome)
+            except Exception as error:
+                self._mute(observer, "attempt_ended", error)
+
+    def request_ended(self, tokens: Tokens, exchange: Exchange, error: Exception | None, now: float = _NEVER) -> None:
+        """`now`: when it was over, in seconds of the router's clock."""
+        well = error is None and exchange.status < 500 and len(exchange.tried) < 2
+        for observer, token in self._listening(tokens) if self._silenced else tokens:
+            if well and isinstance(token, AtEnd) and now - exchange.started <= token.within:
+                continue
             try:
                 observer.request_ended(token, exchange, error)
             except Exception as raised:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from router import AtEnd, Outcome
+from router.errors import ClientGone
 from router.observe import Observers, Tokens
 from router.testing import make_attempt, make_endpoints, make_exchange
 
@@ -215,6 +216,37 @@ class Ends(AtEnd):
 def test_a_token_may_be_made_from_it() -> None:
     late = Recorder(token=Ends())
     assert Observers([late]).request_started(EXCHANGE) == (None, [(late, late.token)])
+
+
+class Unusual(AtEnd):
+    """Of what went well within half a second there is nothing to say."""
+
+    within = 0.5
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "tries", "error", "seconds", "told"),
+    [
+        (Unusual(), 200, 1, None, 0.5, False),
+        (Unusual(), 499, 1, None, 0.5, False),
+        (Unusual(), 200, 1, None, 0.75, True),
+        (Unusual(), 200, 2, None, 0.0, True),
+        (Unusual(), 500, 1, None, 0.0, True),
+        (Unusual(), 200, 1, ClientGone(), 0.0, True),
+        (AtEnd(), 200, 1, None, 0.0, True),
+        ("a token with no such wish", 200, 1, None, 0.0, True),
+    ],
+)
+def test_what_went_well_in_time_need_not_be_told(
+    token: Any, status: int, tries: int, error: Exception | None, seconds: float, told: bool
+) -> None:
+    late, other = Recorder(token=token), Recorder(token=AtEnd())
+    observers, exchange = Observers([late, other]), make_exchange()
+    (_, listeners) = observers.request_started(exchange) or (None, [])
+    exchange.started, exchange.status, exchange.tried = 1000.0, status, (ENDPOINT,) * tries
+    observers.request_ended(listeners, exchange, error, 1000.0 + seconds)
+    assert ("request_ended" in late.methods) == told
+    assert "request_ended" in other.methods
 
 
 def test_a_token_holds_nothing_and_costs_nothing() -> None:

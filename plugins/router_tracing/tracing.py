@@ -36,14 +36,13 @@ _SHOWN_AFTER = 0.2
 
 #: Span ids that nobody has yet, drawn from the system many at a time.
 _fresh: list[str] = []
-_FRESH = 256
+_FRESH, _NO_SPAN = 256, "0" * 16
 
 
 def new_span_id() -> str:
     """16 digits, not all of them 0."""
     if not _fresh:
-        drawn = os.urandom(8 * _FRESH).hex()
-        _fresh.extend(f"{drawn[at : at + 15]}{int(drawn[at + 15], 16) or 1:x}" for at in range(0, len(drawn), 16))
+        _fresh.extend({*os.urandom(8 * _FRESH).hex(" ", 8).split()} - {_NO_SPAN})
     return _fresh.pop()
 
 
@@ -61,19 +60,17 @@ class _Recorded:
 
 
 class _Perhaps(AtEnd):
-    """An exchange that a rule may keep at its end.
+    """An exchange that a rule may keep at its end: an unusual one, or one that took longer than `within`.
 
     `span_id`: what went on names this span; "" where that is the observer's own, or names none of ours.
     """
 
-    __slots__ = ("parent", "span_id")
+    __slots__ = ("parent", "span_id", "within")
 
-    def __init__(self, parent: Context | None, span_id: str = "") -> None:
+    def __init__(self, within: float, parent: Context | None = None, span_id: str = "") -> None:
+        self.within = within
         self.parent = parent
         self.span_id = span_id
-
-
-_PERHAPS = _Perhaps(None)
 
 
 def _nothing(exchange: Exchange) -> None:
@@ -93,8 +90,7 @@ class Tracing:
         self._sampler = Sampler(_DEFAULT_RATIO if sampling is None else sampling, parent_based=parent_based)
         self._below = self._sampler.below
         self._keep = Keep.read(options.keep)
-        self._slower = self._keep.slower
-        self._unrecorded = _PERHAPS if self._keep else None
+        self._unrecorded = _Perhaps(self._keep.slower) if self._keep else None
         names = options.propagators if options.propagators is not None else environment.propagators
         self._contexts = Contexts(("tracecontext",) if names is None else names)
         self._hint = self._contexts.hint
@@ -203,7 +199,7 @@ class Tracing:
     ) -> _Recorded | _Perhaps | None:
         if records:
             return _Recorded(trace_id, parent, writes=writes)
-        return _Perhaps(parent, span_id) if self._keep and parent is not None else self._unrecorded
+        return _Perhaps(self._keep.slower, parent, span_id) if self._keep and parent is not None else self._unrecorded
 
     def attempt_started(
         self, token: _Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
@@ -222,9 +218,6 @@ class Tracing:
     def request_ended(self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None) -> None:
         now, kept = self._clock(), ""
         if type(token) is not _Recorded:
-            quick = now - exchange.started <= self._slower
-            if quick and error is None and exchange.status < 500 and len(exchange.tried) < 2:
-                return
             kept = kept_because(self._keep, exchange, error, now)
             if not kept:
                 return

@@ -111,11 +111,11 @@ class Ask(Reply, eq=False):
         if self._tokens is not None and attempt.final is not None:
             self._runtime.observers.attempt_ended(self._tokens, self.exchange, attempt, attempt.final)
 
-    def _tell_over(self, error: RouterError | None) -> None:
+    def _tell_over(self, error: RouterError | None, now: float) -> None:
         """Tells observers that the exchange is over, and the log why it failed, under the id that the client saw."""
         exchange = self.exchange
         if self._listeners is not None:
-            self._runtime.observers.request_ended(self._listeners, exchange, error)
+            self._runtime.observers.request_ended(self._listeners, exchange, error, now)
         if error is not None:
             level = logging.DEBUG if error.source == "client" else logging.WARNING
             tried = ", then ".join(endpoint.identity for endpoint in exchange.tried) or "none"

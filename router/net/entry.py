@@ -35,7 +35,9 @@ class Entry(Ask, eq=False):
         if runtime.observers.enabled:
             heard = runtime.observers.request_started(exchange)
             if heard is not None:
-                self._tokens, self._listeners = heard
+                tokens, self._listeners = heard
+                if tokens is not None:
+                    self._tokens = tokens
             if exchange.dropped:
                 self._given = without_fields(self._given, exchange.dropped)
                 exchange.cookie_at = 0

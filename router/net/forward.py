@@ -241,7 +241,7 @@ class Forward(Entry, eq=False):
         self._over = True
         dispatch.close(now)
         if self._listeners is not None:
-            self._runtime.observers.request_ended(self._listeners, self.exchange, None)
+            self._runtime.observers.request_ended(self._listeners, self.exchange, None, now)
         if dispatch.pool.queue.waiting:
             wake(dispatch.pool, now)
         closes = self.closes or (self.has_body and self._client.body is not None)
@@ -291,7 +291,7 @@ class Forward(Entry, eq=False):
                 self._tell_ended(attempt)
             if dispatch.pool.queue.waiting:
                 wake(dispatch.pool, now)
-        self._tell_over(error)
+        self._tell_over(error, now)
         self._client.done(self._end(error), now)
 
     def _cancel_timer(self) -> None:
