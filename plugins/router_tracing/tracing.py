@@ -192,14 +192,17 @@ class Tracing:
         parent = self._contexts.read(exchange.head) if self._hint(exchange.head) else None
         if parent is not None and parent.trace_id != trace_id:
             parent = None
-        return self._token(trace_id, parent, "", records=self._sampler.records(trace_id, parent), writes=False)
+        records = self._sampler.records(trace_id, parent)
+        # That one may put many requests into a trace: none of them is told of under an id that another may have.
+        return self._token(trace_id, parent, new_span_id(), records=records, writes=False)
 
     def _token(
         self, trace_id: str, parent: Context | None, span_id: str, *, records: bool, writes: bool = True
     ) -> _Recorded | _Perhaps | None:
         if records:
             return _Recorded(trace_id, parent, writes=writes)
-        return _Perhaps(self._keep.slower, parent, span_id) if self._keep and parent is not None else self._unrecorded
+        usual = not self._keep or (parent is None and writes)
+        return self._unrecorded if usual else _Perhaps(self._keep.slower, parent, span_id)
 
     def attempt_started(
         self, token: _Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
