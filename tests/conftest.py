@@ -277,11 +277,11 @@ class Written:
             f"{take['pool']}\n{take['more']}\n"
         )
 
-    def text(self, text: str) -> None:
-        """Writes the file, from one moment to the next."""
+    def text(self, text: str, name: str = "router.toml") -> None:
+        """Writes the configuration, or another file, from one moment to the next: nobody reads half of it."""
         draft = self.folder / "draft"
         draft.write_text(text)
-        draft.rename(self.file)
+        draft.rename(self.folder / name)
 
     def plugins(self, text: str) -> str:
         """Writes a module beside the configuration; returns its name, which no other test has."""

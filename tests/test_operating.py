@@ -148,14 +148,14 @@ def test_an_operators_word_counts_against_the_file(house: Any, pair: tuple[str, 
 def test_what_is_discovered_is_operated_alike(house: Any, serve: Any) -> None:
     kinds = house.plugins(FINDS)
     a, b = serve("a").url, serve("b").url
-    (house.folder / "found").write_text(f"{a} {b}")
+    house.text(f"{a} {b}", "found")
     house.write(pool=f'discovery = "{kinds}:Finds"')
     house.up()
     assert house.ask(AskDrain("web", b)).ok
     assert answered(house) == {b"a"}
-    (house.folder / "found").write_text(a)
+    house.text(a, "found")
     house.wait(lambda: list(house.endpoints()) == [a])
-    (house.folder / "found").write_text(f"{b} {a}")
+    house.text(f"{b} {a}", "found")
     house.wait(lambda: len(house.endpoints()) == 2)
     assert house.endpoints()[b].overrides == ("drain",)
     assert answered(house) == {b"a"}

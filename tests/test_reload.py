@@ -901,8 +901,7 @@ def test_observers_see_swaps_and_changes_and_muted_ones_stay_muted(house: Any, s
 
 def test_static_and_discovered_endpoints_mix(house: Any, serve: Any, kinds: str) -> None:
     a, b, c = serve("a"), serve("b"), serve("c")
-    found = house.folder / "found"
-    found.write_text(f"{a.url} {b.url}")
+    house.text(f"{a.url} {b.url}", "found")
     pool = f'discovery = "{kinds}:Finds"'
     house.write(a.url, pool=pool)
     house.up()
@@ -910,7 +909,7 @@ def test_static_and_discovered_endpoints_mix(house: Any, serve: Any, kinds: str)
         a.url: "configuration",
         b.url: f"{kinds}:Finds",
     }
-    found.write_text(f"{c.url}")
+    house.text(c.url, "found")
     house.wait(lambda: set(house.endpoints()) == {a.url, c.url})
     assert {house.get()[1] for _ in range(4)} == {b"a", b"c"}
     # The source stays the same object, and is not asked again, where its options are the same.
@@ -919,12 +918,12 @@ def test_static_and_discovered_endpoints_mix(house: Any, serve: Any, kinds: str)
     assert set(house.endpoints()) == {b.url, c.url}
     assert house.noted() == ["start Finds 0"]
     # Other options: what was found stays until the new one has found something.
-    found.write_text("hang")
+    house.text("hang", "found")
     house.write(b.url, pool=f'discovery = {{ use = "{kinds}:Finds", x = 1 }}')
     house.takes()
     assert set(house.endpoints()) == {b.url, c.url}
     assert house.status().pools[0].discovery_state == "no answer yet"
-    found.write_text(a.url)
+    house.text(a.url, "found")
     house.wait(lambda: set(house.endpoints()) == {a.url, b.url})
     house.write(b.url)
     house.takes()
@@ -935,12 +934,11 @@ def test_static_and_discovered_endpoints_mix(house: Any, serve: Any, kinds: str)
 @pytest.mark.parametrize("what", ["raise", "end", "junk", "hang", "http://127.0.0.1:1 http://127.0.0.1:1/", "x://y"])
 def test_a_source_that_fails_keeps_the_last_good_set(house: Any, serve: Any, kinds: str, what: str) -> None:
     server, other = serve("a"), serve("b")
-    found = house.folder / "found"
-    found.write_text(server.url)
+    house.text(server.url, "found")
     house.write(pool=f'discovery = "{kinds}:Finds"')
     house.up()
     assert house.get() == (200, b"a")
-    found.write_text(what)
+    house.text(what, "found")
     if what != "hang":
         house.wait(lambda: house.status().pools[0].discovery_state != "ok")
         assert len(house.records("the last good endpoints stay")) == 1
@@ -948,7 +946,7 @@ def test_a_source_that_fails_keeps_the_last_good_set(house: Any, serve: Any, kin
     house.write(pool=f'discovery = "{kinds}:Finds"\nretry = {{ attempts = 4 }}')
     house.takes()
     assert house.get() == (200, b"a")
-    found.write_text(other.url)
+    house.text(other.url, "found")
     house.wait(lambda: house.get() == (200, b"b"))
     assert house.status().pools[0].discovery_state == "ok"
 
@@ -962,7 +960,7 @@ def test_a_new_pool_waits_for_its_discovery(house: Any, serve: Any, kinds: str) 
     done = house.begin_reload()
     house.wait(lambda: "start Finds 0" in house.noted())
     assert house.get() == (200, b"old")
-    (house.folder / "found").write_text(other.url)
+    house.text(other.url, "found")
     assert done.result(15)[0]
     assert house.get() == (200, b"new")
 
