@@ -32,7 +32,7 @@ types: $(TESTABLE) ## mypy --strict on router/ and plugins/
 	$(BIN)/mypy --strict
 
 pytest: $(TESTABLE)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: lint types ## lint and types, without the tests
 

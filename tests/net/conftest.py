@@ -250,6 +250,8 @@ class Upstream:
     async def start(self, path: Path | None = None, window: int = 0) -> None:
         if path is None:
             sock = socket.create_server(("127.0.0.1", 0))
+            # What a script sends is on its way at once, whichever loop runs.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if window:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
             self._server = await asyncio.start_server(self._accepted, sock=sock)

@@ -213,10 +213,10 @@ async def test_the_first_round_is_over_with_the_last_result_and_not_before(bench
 
 async def test_the_first_round_ends_although_somebody_hangs(bench: Bench) -> None:
     bench.probe.scripts["b"] = hangs
-    prober = bench.start("abc", timing(HOUR, timeout=0.02))
+    prober = bench.start("abc", timing(HOUR, timeout=0.1))
     await asyncio.wait_for(prober.first_round(), 5)
     assert bench.pool.up() == "ac"
-    assert "b down: 1 probe failed: no answer within 0.02 s" in bench.pool.events
+    assert "b down: 1 probe failed: no answer within 0.1 s" in bench.pool.events
 
 
 async def test_the_first_round_waits_for_nobody_who_has_left(bench: Bench) -> None:
@@ -462,8 +462,8 @@ async def test_a_check_that_cancels_itself_ends_nothing_else(bench: Bench) -> No
 
 async def test_one_that_hangs_is_cut_off_and_asked_again(bench: Bench) -> None:
     bench.probe.scripts["b"] = hangs
-    bench.start("ab", timing(timeout=0.02))
-    assert await bench.told("b", 3) == ["no answer within 0.02 s"] * 3
+    bench.start("ab", timing(timeout=0.1))
+    assert await bench.told("b", 3) == ["no answer within 0.1 s"] * 3
     await bench.asked("a", 3)
     assert bench.probe.cut["b"] >= 2
     del bench.probe.scripts["b"]
@@ -472,10 +472,10 @@ async def test_one_that_hangs_is_cut_off_and_asked_again(bench: Bench) -> None:
 
 async def test_one_that_cannot_be_cancelled_is_left_alone_until_it_ends(bench: Bench) -> None:
     stubborn = bench.probe.scripts["b"] = Stubborn()
-    prober = bench.start("ab", timing(timeout=0.02))
+    prober = bench.start("ab", timing(timeout=0.1))
     await asyncio.wait_for(prober.first_round(), 5)
     causes = await bench.told("b", 3)
-    assert causes == ["no answer within 0.02 s", *["the last probe cannot be ended"] * 2]
+    assert causes == ["no answer within 0.1 s", *["the last probe cannot be ended"] * 2]
     assert bench.probe.asks["b"] == 1
     assert stubborn.cancelled
     await bench.asked("a", 5)
@@ -492,8 +492,8 @@ async def test_one_that_passes_after_it_was_cut_off_has_failed(bench: Bench) -> 
             return
 
     bench.probe.scripts["b"] = late
-    bench.start("ab", timing(timeout=0.02))
-    assert await bench.told("b", 3) == ["no answer within 0.02 s"] * 3
+    bench.start("ab", timing(timeout=0.1))
+    assert await bench.told("b", 3) == ["no answer within 0.1 s"] * 3
     assert bench.pool.up() == "a"
 
 
@@ -505,9 +505,9 @@ async def test_one_that_raises_while_it_is_cut_off_is_not_heard_of_again(bench: 
             raise SystemExit("never mind")
 
     bench.probe.scripts["b"] = loud
-    bench.start("ab", timing(timeout=0.02))
+    bench.start("ab", timing(timeout=0.1))
     # `world` fails if the event loop is told of a task whose error nobody took.
-    assert await bench.told("b", 3) == ["no answer within 0.02 s"] * 3
+    assert await bench.told("b", 3) == ["no answer within 0.1 s"] * 3
 
 
 async def test_probes_of_one_endpoint_never_overlap(bench: Bench) -> None:
@@ -567,7 +567,7 @@ async def test_those_that_hang_keep_nobody_from_being_asked(bench: Bench) -> Non
     names = many(2 * MOST_AT_ONCE)
     bench.probe.other = hangs
     bench.probe.scripts["z"] = passes
-    bench.start([*names, spec("z")], timing(timeout=0.01))
+    bench.start([*names, spec("z")], timing(timeout=0.2))
     assert await bench.told("z", 3) == [None] * 3
     assert bench.pool.up() == "z"
 
@@ -576,7 +576,7 @@ async def test_those_that_cannot_be_ended_take_no_room(bench: Bench) -> None:
     stubborn = Stubborn()
     bench.probe.other = stubborn
     bench.probe.scripts["z"] = passes
-    bench.start([*many(MOST_AT_ONCE + 10), spec("z")], timing(timeout=0.01))
+    bench.start([*many(MOST_AT_ONCE + 10), spec("z")], timing(timeout=0.2))
     try:
         assert await bench.told("z", 3) == [None] * 3
     finally:

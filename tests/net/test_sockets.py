@@ -80,6 +80,12 @@ def test_an_address_is_listened_on(make: Make) -> None:
         assert client.getpeername() == sock.getsockname()
 
 
+def test_small_pieces_do_not_wait_for_one_another(make: Make) -> None:
+    sock = make().open(parse_bind("127.0.0.1:0"))
+    with socket.create_connection(sock.getsockname(), timeout=5), sock.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_host_name_and_all_interfaces(make: Make) -> None:
     sockets = make()
     named = sockets.open(parse_bind("localhost:0"))
