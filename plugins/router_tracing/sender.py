@@ -49,6 +49,9 @@ class Sender:
     Besides the verdict an exporter may tell by attributes, all of them of the last batch: `retry_after`, the seconds
     for which the receiver asked to be spared; `too_large`, that a batch was refused for its size alone: it is halved;
     `rejected`, the number of spans that the receiver took, but did not keep.
+
+    Attributes:
+        delay: seconds after which less than a batch is sent too.
     """
 
     def __init__(
@@ -66,12 +69,11 @@ class Sender:
     ) -> None:
         """`most`, `most_bytes`: spans that wait, the batch under way included. `batch`: spans that are sent at once.
 
-        `delay`: seconds after which fewer are sent too. `first`, `longest`: seconds before a batch is sent again, at
-        first and at most. `clock`: monotonic seconds.
+        `first`, `longest`: seconds before a batch is sent again, at first and at most. `clock`: monotonic seconds.
         """
         self._exporter = exporter
         self._most, self._most_bytes, self._batch = most, most_bytes, max(1, min(batch, most))
-        self._delay, self._first, self._longest = delay, first, longest
+        self.delay, self._first, self._longest = delay, first, longest
         self._clock = clock
         self._rng = rng or random.Random()
         self._buffer: deque[tuple[Sequence[Span], int]] = deque()
@@ -149,13 +151,13 @@ class Sender:
     # The rest runs in the sender's thread.
 
     def _run(self) -> None:
-        due = self._clock() + self._delay
+        due = self._clock() + self.delay
         while not self._closing.is_set():
             self._wake.wait(max(0.0, due - self._clock()))
             self._wake.clear()
             least = self._batch
             if self._clock() >= due:
-                least, due = 1, self._clock() + self._delay
+                least, due = 1, self._clock() + self.delay
             self._send(least)
             self._watch()
         while self._buffer and not self._is_over():

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import Any
 
-from router import AtEnd, Attempt, Control, Endpoint, Exchange, Outcome, Tools
+from router import Attempt, Control, Endpoint, Exchange, Outcome, Tools
 from router_tracing.attributes import Recorder
 from router_tracing.contexts import Context, Contexts
 from router_tracing.environment import Environment
+from router_tracing.finishing import Finisher
 from router_tracing.options import Keep, TracingOptions
 from router_tracing.outputs import make_exporter, resource_of
 from router_tracing.sampling import Sampler, kept_because
 from router_tracing.sender import Sender
+from router_tracing.tokens import Perhaps, Recorded, new_span_id
 
 __all__ = ["Tracing"]
 
@@ -32,45 +33,6 @@ _MOST_BARE = 1024
 _LAST = 4.0
 #: Seconds after which the page shows a trace.
 _SHOWN_AFTER = 0.2
-
-
-#: Span ids that nobody has yet, drawn from the system many at a time.
-_fresh: list[str] = []
-_FRESH, _NO_SPAN = 256, "0" * 16
-
-
-def new_span_id() -> str:
-    """16 digits, not all of them 0."""
-    if not _fresh:
-        _fresh.extend({*os.urandom(8 * _FRESH).hex(" ", 8).split()} - {_NO_SPAN})
-    return _fresh.pop()
-
-
-class _Recorded:
-    """An exchange that is recorded from its start. `writes`: whether endpoints are told of it."""
-
-    __slots__ = ("children", "parent", "span_id", "trace_id", "writes")
-
-    def __init__(self, trace_id: str, parent: Context | None, *, writes: bool = True) -> None:
-        self.trace_id = trace_id
-        self.span_id = new_span_id()
-        self.parent = parent
-        self.writes = writes
-        self.children: list[str] = []
-
-
-class _Perhaps(AtEnd):
-    """An exchange that a rule may keep at its end: an unusual one, or one that took longer than `within`.
-
-    `span_id`: what went on names this span; "" where that is the observer's own, or names none of ours.
-    """
-
-    __slots__ = ("parent", "span_id", "within")
-
-    def __init__(self, within: float, parent: Context | None = None, span_id: str = "") -> None:
-        self.within = within
-        self.parent = parent
-        self.span_id = span_id
 
 
 def _nothing(exchange: Exchange) -> None:
@@ -90,7 +52,7 @@ class Tracing:
         self._sampler = Sampler(_DEFAULT_RATIO if sampling is None else sampling, parent_based=parent_based)
         self._below = self._sampler.below
         self._keep = Keep.read(options.keep)
-        self._unrecorded = _Perhaps(self._keep.slower) if self._keep else None
+        self._unrecorded = Perhaps(self._keep.slower) if self._keep else None
         names = options.propagators if options.propagators is not None else environment.propagators
         self._contexts = Contexts(("tracecontext",) if names is None else names)
         self._hint = self._contexts.hint
@@ -101,9 +63,9 @@ class Tracing:
         self._own = new_span_id()
         self._around = self._contexts.lines("\0", self._own, sampled=False).decode().split("\0")
         self._parents = options.parent
-        self._recorder = Recorder(options.query, environment.value_limit)
         self._clock = tools.clock
-        self._senders: list[Sender] = []
+        self._finisher = Finisher(Recorder(options.query, environment.value_limit), self._own, tools.clock)
+        self._senders = self._finisher.senders
         self._viewer: Any = None
         self._about = ""
         if environment.disabled:
@@ -133,6 +95,9 @@ class Tracing:
             self._senders.append(Sender(store, delay=_SHOWN_AFTER))
 
     async def start(self, control: Control) -> None:
+        import asyncio  # commands that serve nothing come by here too, and are to be quick
+
+        self._finisher.start(asyncio.get_running_loop())
         if self._about:
             log.info("%s", self._about)
         for sender in self._senders:
@@ -141,8 +106,9 @@ class Tracing:
             await self._viewer.start()
 
     async def close(self) -> None:
-        import asyncio  # commands that serve nothing come by here too, and are to be quick
+        import asyncio
 
+        self._finisher.end()
         closing = [sender.aclose(_LAST) for sender in self._senders]
         if self._viewer is not None:
             # At the same time: whoever reads the page slowly takes no time from the last spans.
@@ -157,7 +123,7 @@ class Tracing:
         trace_id = exchange.trace_id = exchange.id
         # One digit tells of most that they are not recorded.
         if trace_id[16] <= self._below[0] and trace_id[16:] < self._below:
-            return _Recorded(trace_id, None)
+            return Recorded(trace_id, None)
         exchange.added += trace_id.join(self._around).encode()
         return self._unrecorded
 
@@ -198,14 +164,14 @@ class Tracing:
 
     def _token(
         self, trace_id: str, parent: Context | None, span_id: str, *, records: bool, writes: bool = True
-    ) -> _Recorded | _Perhaps | None:
+    ) -> Recorded | Perhaps | None:
         if records:
-            return _Recorded(trace_id, parent, writes=writes)
+            return Recorded(trace_id, parent, writes=writes)
         usual = not self._keep or (parent is None and writes)
-        return self._unrecorded if usual else _Perhaps(self._keep.slower, parent, span_id)
+        return self._unrecorded if usual else Perhaps(self._keep.slower, parent, span_id)
 
     def attempt_started(
-        self, token: _Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
+        self, token: Recorded, exchange: Exchange, attempt: Attempt, headers: list[tuple[bytes, bytes]]
     ) -> None:
         if not token.writes:
             return
@@ -215,49 +181,23 @@ class Tracing:
         child = token.children[attempt.number]
         headers += self._contexts.write(token.trace_id, child, sampled=True)
 
-    def attempt_ended(self, token: _Recorded, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
+    def attempt_ended(self, token: Recorded, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
         pass
 
-    def request_ended(self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None) -> None:
+    def request_ended(self, token: Recorded | Perhaps, exchange: Exchange, error: Exception | None) -> None:
         now, kept = self._clock(), ""
-        if type(token) is not _Recorded:
+        if type(token) is not Recorded:
             kept = kept_because(self._keep, exchange, error, now)
             if not kept:
                 return
-        self._record(token, exchange, error, now, kept)
+        self._finisher.add(token, exchange, error, now, kept)
 
-    def explain(self, token: _Recorded | _Perhaps) -> bool:
+    def explain(self, token: Recorded | Perhaps) -> bool:
         """Whether a decision is worth explaining: always where it is recorded; else once something has gone wrong."""
-        return type(token) is _Recorded or self._keep.errors or self._keep.retried
+        return type(token) is Recorded or self._keep.errors or self._keep.retried
 
     def endpoint_changed(self, endpoint: Endpoint, cause: str) -> None:
         pass
 
     def table_swapped(self, version: int) -> None:
         pass
-
-    # The end
-
-    def _record(
-        self, token: _Recorded | _Perhaps, exchange: Exchange, error: Exception | None, now: float, kept: str
-    ) -> None:
-        parent, trace_id = token.parent, exchange.trace_id
-        if isinstance(token, _Recorded):
-            span_id, children = token.span_id, token.children
-        else:
-            span_id, children = token.span_id or (self._own if parent is None else new_span_id()), []
-        children += [new_span_id() for _ in exchange.attempts[len(children) :]]
-        parent_id, state = (parent.span_id, parent.state) if parent is not None else ("", "")
-        spans = self._recorder.spans(
-            exchange,
-            error,
-            (trace_id, span_id, parent_id),
-            children,
-            time.time() - now,
-            now,
-            remote=parent is not None,
-            state=state,
-            kept=kept,
-        )
-        for sender in self._senders:
-            sender.put(spans)

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from router_tracing.options import TracingOptions
-from router_tracing.tracing import Tracing, new_span_id
+from router_tracing.tokens import new_span_id
+from router_tracing.tracing import Tracing
 
 from router import Exchange, Tools
 from router.testing import make_exchange
