@@ -38,6 +38,7 @@ __all__ = [
     "EndpointSource",
     "Factory",
     "Filter",
+    "Foretold",
     "Observer",
     "Options",
     "Probe",
@@ -168,6 +169,20 @@ class AtEnd:
     within = -1.0
 
 
+class Foretold(msgspec.Struct, frozen=True, eq=False):
+    """What an observer says of nearly all requests: told once, so that the core need not ask at each of them.
+
+    It holds where `exchange.alike` is in `alike`, which the observer adds to as it learns, and the last 16 digits of
+    the request's id come not before `below`. Then the id is the trace's too, `exchange.added` is `around` joined by it,
+    and `token` is what `request_started` would return; that is not called.
+    """
+
+    alike: set[object]
+    below: str
+    around: tuple[bytes, ...]
+    token: AtEnd | None = None
+
+
 @runtime_checkable
 class Observer(Protocol):
     """Is told what happens; cannot change it. All methods are synchronous and must be quick.
@@ -175,8 +190,9 @@ class Observer(Protocol):
     `request_started` returns a token, an AtEnd, or None to hear no more of this exchange; it may set `exchange.added`,
     `dropped` and `trace_id`. `attempt_started` may append request headers. Optional method: `explain(token) -> bool`,
     asked before a decision: True has it explained in `exchange.explained`, and in `explained` of the attempt that it
-    leads to. Optional attribute: `whole_lines`, True where nothing a client or server has sent comes into what it sets
-    as `exchange.added` or appends to headers; then that is not looked through at each request.
+    leads to. Optional attributes: `whole_lines`, True where nothing a client or server has sent comes into what it sets
+    as `exchange.added` or appends to headers; then that is not looked through at each request. And of one that says so,
+    `foretold`, a Foretold: heeded where there is no other observer, and never changed.
     """
 
     def request_started(self, exchange: Exchange) -> Any: ...

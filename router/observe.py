@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from router.api import AtEnd, Observer
+from router.api import AtEnd, Foretold, Observer
 from router.model import Attempt, Endpoint, Exchange, Outcome
 
 __all__ = ["Heard", "Observers", "Tokens"]
@@ -41,10 +41,12 @@ class Observers:
 
     Attributes:
         enabled: whether there is any observer left to tell.
+        foretold: what the one observer says of nearly all requests, if it has told; else None.
+        unasked: what `request_started` would return of those.
         muted: name -> reason, of those that raised.
     """
 
-    __slots__ = ("_late", "_names", "_observers", "_only", "_silenced", "enabled", "muted")
+    __slots__ = ("_late", "_names", "_observers", "_only", "_silenced", "enabled", "foretold", "muted", "unasked")
 
     def __init__(self, observers: Iterable[Observer] = (), names: Iterable[str] = ()) -> None:
         self._observers = tuple(observers)
@@ -72,6 +74,11 @@ class Observers:
         self._only: Any = self._observers[0] if [*map(_vouches, self._observers)] == [True] else None
         #: Its last AtEnd, as one object serves for most requests; and what that comes to.
         self._late: tuple[AtEnd | None, Heard] = (None, (None, []))
+        only: Any = self._only
+        said = getattr(only, "foretold", None)
+        self.foretold: Foretold | None = said if isinstance(said, Foretold) else None
+        token = self.foretold.token if self.foretold is not None else None
+        self.unasked: Heard | None = None if token is None else (None, [(only, token)])
 
     def request_started(self, exchange: Exchange) -> Heard | None:
         """The tokens to hand to the other methods, or None if nobody wants to hear more of this exchange."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router import AtEnd, Outcome
+from router import AtEnd, Foretold, Outcome
 from router.errors import ClientGone
 from router.observe import Observers, Tokens
 from router.testing import make_attempt, make_endpoints, make_exchange
@@ -251,6 +251,26 @@ def test_what_went_well_in_time_need_not_be_told(
 
 def test_a_token_holds_nothing_and_costs_nothing() -> None:
     assert not hasattr(AtEnd(), "__dict__")
+
+
+def test_only_one_that_vouches_and_is_alone_foretells() -> None:
+    said = Foretold(set(), "0", (b"",), AtEnd())
+
+    def one(foretold: Any = said, *, vouches: bool = True) -> Recorder:
+        made = Recorder(AtEnd(), fails_in="request_ended")
+        made.foretold, made.whole_lines = foretold, vouches  # type: ignore[attr-defined]
+        return made
+
+    alone = one()
+    observers = Observers([alone])
+    assert (observers.foretold, observers.unasked) == (said, (None, [(alone, said.token)]))
+    for others in ([one(), one()], [one(), Recorder()], [one(vouches=False)], [one({"alike": ()})], []):
+        none = Observers(others)
+        assert (none.foretold, none.unasked) == (None, None)
+    drive(observers)
+    assert (observers.foretold, observers.unasked) == (None, None), "it is muted"
+    observers.replace(Observers([one(said)]))
+    assert observers.foretold is said
 
 
 def test_one_of_the_end_alone_that_raises_is_muted(caplog: pytest.LogCaptureFixture) -> None:

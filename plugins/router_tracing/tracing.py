@@ -1,7 +1,7 @@
 """The observer: decides at the start what is recorded, hands the context on, and at the end makes spans of it.
 
-A request that is not recorded costs two comparisons and one line; no object is made for it, and its head is looked
-through only where no earlier one had the same fields.
+A request that is not recorded costs two comparisons and one line, which the core knows in advance; no object is made
+for it, and its head is looked through only where no earlier one had the same fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 from typing import Any
 
-from router import Attempt, Control, Endpoint, Exchange, Outcome, Tools
+from router import Attempt, Control, Endpoint, Exchange, Foretold, Outcome, Tools
 from router_tracing.attributes import Recorder
 from router_tracing.contexts import Context, Contexts
 from router_tracing.environment import Environment
@@ -61,7 +61,8 @@ class Tracing:
         #: The span of every request that is not recorded and began its trace. One id will do, as none of these traces
         #: has two of them; and around the trace id, what is sent to endpoints instead.
         self._own = new_span_id()
-        self._around = self._contexts.lines("\0", self._own, sampled=False).decode().split("\0")
+        self._around = tuple(self._contexts.lines("\0", self._own, sampled=False).split(b"\0"))
+        self.foretold: Foretold | None = Foretold(self._bare, self._below, self._around, self._unrecorded)
         self._parents = options.parent
         self._clock = tools.clock
         self._finisher = Finisher(Recorder(options.query, environment.value_limit), self._own, tools.clock)
@@ -71,6 +72,7 @@ class Tracing:
         if environment.disabled:
             self._about = "no traces: OTEL_SDK_DISABLED is true"
             self.request_started = _nothing  # type: ignore[method-assign]
+            self.foretold = None
         else:
             self._make_outputs(options, tools, environment)
 
@@ -118,24 +120,30 @@ class Tracing:
     # What the core tells
 
     def request_started(self, exchange: Exchange) -> Any:
-        if exchange.trace_id or exchange.alike not in self._bare:
+        # Where nobody else observes, the core does by itself what stands here, but for those that are recorded.
+        if exchange.trace_id:
+            return self._beside(exchange)
+        if exchange.alike is None or not self._is_bare(exchange):
             return self._looked_at(exchange)
         trace_id = exchange.trace_id = exchange.id
-        # One digit tells of most that they are not recorded.
-        if trace_id[16] <= self._below[0] and trace_id[16:] < self._below:
+        if trace_id[16:] < self._below:
             return Recorded(trace_id, None)
-        exchange.added += trace_id.join(self._around).encode()
+        exchange.added += trace_id.encode().join(self._around)
         return self._unrecorded
+
+    def _is_bare(self, exchange: Exchange) -> bool:
+        """Whether no head of this kind has a context's field."""
+        bare = self._bare
+        if exchange.alike not in bare:
+            if self._hint(exchange.head):
+                return False
+            if len(bare) >= _MOST_BARE:
+                bare.clear()
+            bare.add(exchange.alike)
+        return True
 
     def _looked_at(self, exchange: Exchange) -> Any:
         """The same for a head that may hold a context, or a request id that is not the router's own."""
-        if exchange.trace_id:
-            return self._beside(exchange)
-        if exchange.alike is not None and not self._hint(exchange.head):
-            if len(self._bare) >= _MOST_BARE:
-                self._bare.clear()
-            self._bare.add(exchange.alike)
-            return self.request_started(exchange)
         believed = self._parents == "honour" or (self._parents == "trusted" and exchange.trusted)
         parent = self._contexts.read(exchange.head) if believed else None
         if parent is not None:

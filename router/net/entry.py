@@ -33,16 +33,20 @@ class Entry(Ask, eq=False):
         """Finds the route; then filters, then the pool."""
         runtime, exchange = self._runtime, self.exchange
         if runtime.observers.enabled:
-            heard = runtime.observers.request_started(exchange)
+            # What was foretold stands in the head already.
+            if exchange.trace_id:
+                heard = runtime.observers.unasked
+            else:
+                heard = runtime.observers.request_started(exchange)
+                if exchange.dropped:
+                    self._given = without_fields(self._given, exchange.dropped)
+                    exchange.cookie_at = 0
+                if exchange.added:
+                    self._vouched = exchange.added + self._vouched
             if heard is not None:
                 tokens, self._listeners = heard
                 if tokens is not None:
                     self._tokens = tokens
-            if exchange.dropped:
-                self._given = without_fields(self._given, exchange.dropped)
-                exchange.cookie_at = 0
-            if exchange.added:
-                self._vouched = exchange.added + self._vouched
         try:
             route: Route | None = runtime.table.routes.match(exchange)
         except ValueError as error:

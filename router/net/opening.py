@@ -72,7 +72,11 @@ def open_exchange(
     if cookie_at:
         exchange.cookie_at = cookie_at
         exchange._cookie = cookie
-    added = b"%b%b\r\n%b%b\r\n\r\n" % (vouched, host, runtime.via_and_id, request_id.encode())
+    named, more, foretold = request_id.encode(), b"", runtime.observers.foretold
+    if foretold is not None and client.shape in foretold.alike and request_id[16:] >= foretold.below:
+        exchange.trace_id = request_id
+        exchange.added = more = named.join(foretold.around)
+    added = b"%b%b%b\r\n%b%b\r\n\r\n" % (more, vouched, host, runtime.via_and_id, named)
     return exchange, given[:-2], added, length, False, closes, b""
 
 
