@@ -1,7 +1,9 @@
 """What tracing costs the router: CPU per request beside a router that differs in nothing else.
 
-wrk sends, nginx plays the servers. CPU is measured in turns, so that whatever else the machine does befalls all alike,
-and from the end of one turn to the end of the next, so that what is sent to the receiver later counts too.
+wrk sends, nginx plays the servers. All routers are loaded at the same time and share one core, a few milliseconds each:
+so whatever else the machine does befalls all alike, which in turns of a second it does not (single turns are off by a
+third, these by a hundredth). CPU is measured from the end of one round to the end of the next, so that what is sent to
+the receiver later counts too.
 
 Two processes of the very same router differ by some percent for as long as they live, by where their memory happens to
 lie. So all are started anew for each of several sittings; and there are two without tracing: the others are held
@@ -9,6 +11,8 @@ against what both take, and how far they are apart tells what is left of that.
 """
 
 import json
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +23,17 @@ import tracing_report as must
 from bench_main import Result
 from bench_peers import Peer
 from bench_procs import BenchError, free_ports
-from bench_rounds import Bench, Load, Up
-from bench_usage import Usage, cpu_seconds, usage
+from bench_rounds import Bench, Load, Up, rotated
+from bench_usage import cpu_seconds, usage
 from change_configs import POOL, configuration, listener, pool, route
 from fault_client import HOST
 from fault_house import PATIENCE
 from fault_servers import HEALTH
-from tls_cost import in_turns
 from tracing_house import Collector, Den, Pace, observer
 from tracing_report import Figure
 
-#: Clients, each with one connection; seconds of a turn; how often all routers are started.
-CLIENTS, SECONDS, SITTINGS = 64, 1, 5
+#: Clients of each router, each with one connection; seconds of a round; how often all routers are started.
+CLIENTS, SECONDS, SITTINGS = 64, 4, 5
 #: More spans than an exporter sends at once.
 BATCH = 600
 PATH = "/?page=2&sort=price"
@@ -85,23 +88,23 @@ def play_cost(den: Den, pace: Pace) -> Result:
 
 
 def _sit(targets: dict[str, Target], den: Den, turns: int, script: str, tally: Tally) -> None:
+    """Starts with a round that is not counted."""
     requests: Counter[str] = Counter()
-    last: dict[str, Usage] = {}
+    last = {name: usage(target.up.process.session) for name, target in targets.items()}
+    for turn in range(turns + 1):
+        bench_rounds.say(f"round {turn} of {turns}" if turn else "warm-up")
+        made = at_once(den, {name: target.up.peer.port for name, target in targets.items()}, turn, script)
+        requests.update(made)
+        collector = targets[ALWAYS].collector
+        assert collector is not None
+        # What still has to be sent would fall into the next round. Less than a batch waits for some seconds.
+        collector.settled(2 * requests[ALWAYS] - BATCH)
+        for name, target in targets.items():
+            now = usage(target.up.process.session)
+            if turn:
+                tally.cpu[name].append(cpu_seconds(last[name], now) / made[name] * 1e6)
+            last[name] = now
 
-    def one(name: str, counted: bool) -> None:
-        target = targets[name]
-        last.setdefault(name, usage(target.up.process.session))
-        made = loaded(den, target.up.peer.port, SECONDS, script)
-        requests[name] += made
-        if name == ALWAYS and target.collector:
-            # What still has to be sent would run beside the next router. Less than a batch waits for some seconds.
-            target.collector.settled(2 * requests[name] - BATCH)
-        now = usage(target.up.process.session)
-        if counted:
-            tally.cpu[name].append(cpu_seconds(last[name], now) / made * 1e6)
-        last[name] = now
-
-    in_turns(turns, list(targets), one)
     tally.requests.update(requests)
     collectors = {name: each.collector for name, each in targets.items() if each.collector}
     # Nobody else has anything left to send then.
@@ -127,9 +130,35 @@ def loaded(den: Den, port: int, seconds: int, script: str = "") -> int:
     Raises:
         BenchError: some of them were not answered well.
     """
-    command = wrk.command(f"http://{HOST}:{port}{PATH}", CLIENTS, seconds, script)
-    _, text = den.fleet.run("wrk", [*den.pins.load, *command], timeout=seconds + PATIENCE)
+    _, text = den.fleet.run("wrk", _asking(den, port, seconds, script), timeout=seconds + PATIENCE)
     return requests_of(text)
+
+
+def at_once(den: Den, ports: dict[str, int], turn: int, script: str) -> Counter[str]:
+    """Loads several routers at the same time; promises the number of requests of each.
+
+    Args:
+        ports: by name. turn: another one begins another time.
+
+    Raises:
+        BenchError: as `loaded`.
+    """
+    deadline = time.monotonic() + SECONDS + PATIENCE
+    # Who is first has the core for itself for a moment.
+    order = rotated(list(ports), turn)
+    running = {name: den.fleet.start("wrk", _asking(den, ports[name], SECONDS, script)) for name in order}
+    try:
+        for each in running.values():
+            each.popen.wait(max(0.0, deadline - time.monotonic()))
+        return Counter({name: requests_of(each.output()) for name, each in running.items()})
+    except subprocess.TimeoutExpired:
+        raise BenchError("wrk does not end") from None
+    finally:
+        den.fleet.end(*running.values())
+
+
+def _asking(den: Den, port: int, seconds: int, script: str) -> list[str]:
+    return [*den.pins.load, *wrk.command(f"http://{HOST}:{port}{PATH}", CLIENTS, seconds, script)]
 
 
 def requests_of(text: str) -> int:
