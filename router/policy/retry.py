@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from copy import deepcopy
+from copy import copy
 from typing import Literal
 
 __all__ = ["IDEMPOTENT", "SAFE", "Budget", "RetryRule", "Verdict", "backoff", "may_retry"]
@@ -101,7 +101,11 @@ class Budget:
 
     def peek(self, now: float) -> float:
         """The same, and nothing is changed: a page that is to be turned is turned in a copy."""
-        return (self if int(now) == self._second else deepcopy(self)).balance(now)
+        if int(now) == self._second:
+            return self.balance(now)
+        other = copy(self)
+        other._past = self._past.copy()
+        return other.balance(now)
 
     def withdraw(self, now: float) -> bool:
         """Takes one token; False if there is none."""
