@@ -174,13 +174,24 @@ class Foretold(msgspec.Struct, frozen=True, eq=False):
 
     It holds where `exchange.alike` is in `alike`, which the observer adds to as it learns, and the last 16 digits of
     the request's id come not before `below`. Then the id is the trace's too, `exchange.added` is `around` joined by it,
-    and `token` is what `request_started` would return; that is not called.
+    `exchange.dropped` is empty, and `token` is what `request_started` would return; that is not called.
+
+    Raises:
+        TypeError: any of it is something else than it has to be. Better now than at each request.
     """
 
     alike: set[object]
     below: str
     around: tuple[bytes, ...]
     token: AtEnd | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.alike, set) or not isinstance(self.below, str):
+            raise TypeError("Foretold: alike is a set, below is text")
+        if not isinstance(self.around, tuple) or not all(type(part) is bytes for part in self.around):
+            raise TypeError("Foretold: around is a tuple of bytes")
+        if self.token is not None and not isinstance(self.token, AtEnd):
+            raise TypeError("Foretold: token is an AtEnd, or None")
 
 
 @runtime_checkable

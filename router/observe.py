@@ -1,6 +1,6 @@
 """Tells observers what happens. An observer that raises is logged, muted and counted, and no request ever feels it.
 
-Requests ask `enabled` first: without observers they pay for one attribute. Nothing here decides anything.
+Requests ask `foretold` and `enabled` first: without observers they pay for these two. Nothing here decides anything.
 """
 
 from __future__ import annotations

@@ -273,6 +273,22 @@ def test_only_one_that_vouches_and_is_alone_foretells() -> None:
     assert observers.foretold is said
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ({object(): 1}, "0", (b"",), None),
+        (set(), 0, (b"",), None),
+        (set(), "0", b"x", None),
+        (set(), "0", ("x",), None),
+        (set(), "0", None, None),
+        (set(), "0", (b"",), "token"),
+    ],
+)
+def test_what_could_not_be_done_at_a_request_is_refused_at_once(said: Any) -> None:
+    with pytest.raises(TypeError, match="Foretold: "):
+        Foretold(*said)
+
+
 def test_one_of_the_end_alone_that_raises_is_muted(caplog: pytest.LogCaptureFixture) -> None:
     ill, well = Recorder(token=AtEnd(), fails_in="request_ended"), Recorder(token=AtEnd())
     observers = Observers([ill, well], ["ill", "well"])

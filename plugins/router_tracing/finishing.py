@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Finisher"]
 
+log = logging.getLogger("router_tracing")
+
 #: Spans are made of so many requests at once, or of fewer after this part of the time that a sender waits for more.
 #: Where one request of a hundred is recorded, what makes spans has left the processor's caches each time: the first one
 #: costs three times as much as those that follow it at once.
-_TOGETHER, _PART = 16, 0.25
+_TOGETHER, _PART, _LATEST = 16, 0.25, 1.0
+#: Where a sender has room, or sends at once, only for so many times as many spans, fewer wait.
+_ROOM = 32
 
 
 class Finisher:
@@ -35,21 +40,23 @@ class Finisher:
         senders: whoever gets all spans.
     """
 
-    __slots__ = ("_clock", "_error", "_loop", "_over", "_own", "_recorder", "_soon", "_timer", "senders")
+    __slots__ = ("_clock", "_error", "_loop", "_over", "_own", "_recorder", "_soon", "_timer", "_together", "senders")
 
     def __init__(self, recorder: Recorder, own: str, clock: Callable[[], float]) -> None:
         self._recorder, self._own, self._clock = recorder, own, clock
         self.senders: list[Sender] = []
         self._over: list[tuple[Recorded | Perhaps, Exchange, Exception | None, float, str]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._soon = 0.0
+        self._soon, self._together = 0.0, 1
         self._timer: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on requests may wait for others; before, and after `end`, none does."""
         self._loop = loop
-        self._soon = _PART * min((sender.delay for sender in self.senders), default=0.0)
+        self._soon = min(_PART * min((sender.delay for sender in self.senders), default=0.0), _LATEST)
+        least = min((min(sender.most, sender.batch) for sender in self.senders), default=0)
+        self._together = max(1, min(least // _ROOM, _TOGETHER))
 
     def end(self) -> None:
         self.flush()
@@ -72,7 +79,7 @@ class Finisher:
         if self._error is not None:
             raise self._error
         self._over.append((token, exchange, error, now, kept))
-        if self._loop is None or len(self._over) >= _TOGETHER:
+        if self._loop is None or len(self._over) >= self._together:
             self.flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(self._soon, self.flush)
@@ -85,13 +92,15 @@ class Finisher:
         over, self._over = self._over, []
         # By how much the router's clock is behind the time of day.
         offset = time.time() - self._clock()
-        try:
-            for each in over:
+        for each in over:
+            try:
                 spans = self._spans(*each, offset)
                 for sender in self.senders:
                     sender.put(spans)
-        except Exception as error:
-            self._error = error
+            except Exception as error:  # those behind it are worth the same
+                log.error("request %s: its spans cannot be made: %r", each[1].id, error)
+                # Without the frames, which hold all of these requests.
+                self._error = error.with_traceback(None)
 
     def _spans(
         self,

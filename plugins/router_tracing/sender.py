@@ -51,7 +51,8 @@ class Sender:
     `rejected`, the number of spans that the receiver took, but did not keep.
 
     Attributes:
-        delay: seconds after which less than a batch is sent too.
+        most, batch: spans that may wait, and that are sent at once.
+        delay: seconds that spans wait here for a batch to be full.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Sender:
         `first`, `longest`: seconds before a batch is sent again, at first and at most. `clock`: monotonic seconds.
         """
         self._exporter = exporter
-        self._most, self._most_bytes, self._batch = most, most_bytes, max(1, min(batch, most))
+        self.most, self._most_bytes, self.batch = most, most_bytes, max(1, min(batch, most))
         self.delay, self._first, self._longest = delay, first, longest
         self._clock = clock
         self._rng = rng or random.Random()
@@ -107,7 +108,7 @@ class Sender:
         """Takes the spans of one request, whole or, without room, not at all. For the loop's thread; never waits."""
         count, size = len(spans), size_of(spans)
         waiting = self._put - self._sent - self._refused + count
-        if waiting > self._most or self._put_bytes - self._done_bytes + size > self._most_bytes or self._over.is_set():
+        if waiting > self.most or self._put_bytes - self._done_bytes + size > self._most_bytes or self._over.is_set():
             self._overflown += count
             return
         if not count:
@@ -115,7 +116,7 @@ class Sender:
         self._buffer.append((spans, size))
         self._put += count
         self._put_bytes += size
-        if waiting >= self._batch and not self._wake.is_set():
+        if waiting >= self.batch and not self._wake.is_set():
             self._wake.set()
 
     def start(self) -> None:
@@ -155,7 +156,7 @@ class Sender:
         while not self._closing.is_set():
             self._wake.wait(max(0.0, due - self._clock()))
             self._wake.clear()
-            least = self._batch
+            least = self.batch
             if self._clock() >= due:
                 least, due = 1, self._clock() + self.delay
             self._send(least)
@@ -176,7 +177,7 @@ class Sender:
         """The next batch and its size. The spans of one request stay together."""
         spans: list[Span] = []
         total, buffer = 0, self._buffer
-        while buffer and total < BATCH_BYTES and (not spans or len(spans) + len(buffer[0][0]) <= self._batch):
+        while buffer and total < BATCH_BYTES and (not spans or len(spans) + len(buffer[0][0]) <= self.batch):
             more, size = buffer.popleft()
             spans += more
             total += size
@@ -195,7 +196,7 @@ class Sender:
             elif self._told("too_large") and len(part) > 1:
                 half = len(part) // 2
                 parts += (part[half:], part[:half])
-                self._batch = max(1, half)
+                self.batch = max(1, half)
             else:
                 self._refused += len(part)
                 self._reports.lost(len(part), "they were refused", f"they are refused ({self._from(why)})")
