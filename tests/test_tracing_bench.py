@@ -107,6 +107,13 @@ def test_cpu_is_the_median_of_the_rounds_ratios() -> None:
     assert report.cheap(FIGURE, [1.0], [1.0]).held
 
 
+def test_twins_that_are_far_apart_make_the_figures_none() -> None:
+    assert report.off_by([1.02, 1.0, 0.98], [1.0, 1.0, 1.0]).held
+    assert report.off_by([1.029, 1.029, 2.0], [1.0, 1.0, 1.0]).held
+    assert not report.off_by([1.04, 1.04, 1.0], [1.0, 1.0, 1.0]).held
+    assert not report.off_by([0.96, 0.96, 1.0], [1.0, 1.0, 1.0]).held
+
+
 def test_the_issues_figures_stand() -> None:
     figures = [(each.must, each.aim) for each in cost.FIGURES.values()]
     assert figures == [(1.08, 1.04), (1.12, 1.06), (4.0, 2.5)]
